@@ -1,0 +1,185 @@
+"""What the platform says, as attrs classes.
+
+Names are the document's names in snake_case, and ``callidentifier`` is ``call_id``. Times are
+aware datetimes in UTC+8 (the document says "Beijing time"), durations are `timedelta`.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from datetime import datetime, timedelta, timezone
+from typing import Any, TypeAlias
+
+from attrs import field, frozen
+
+from qmc_async.numbers import mask_in_text
+
+__all__ = [
+    "BEIJING",
+    "RECORDING_LIFETIME",
+    "Call",
+    "CallResult",
+    "Disconnected",
+    "Envelope",
+    "FileResult",
+    "Notification",
+    "Reason",
+    "Recording",
+    "RecordingResult",
+    "UnknownNotification",
+]
+
+BEIJING = timezone(timedelta(hours=8))
+"""The platform's time zone. China has kept no daylight-saving time since 1991."""
+
+RECORDING_LIFETIME = timedelta(days=3)
+"""How long after the call's end its recording can be fetched (3.3)."""
+
+
+class Reason(enum.StrEnum):
+    """Why the call ended (3.2)."""
+
+    HANG_UP = "HangUp"
+    """A normal end; also a call that was deleted after it was connected."""
+    CALLER_BUSY = "CallerBusy"
+    CALLER_NO_ANSWER = "CallerNoAnswer"
+    CALLER_FAILURE = "CallerFailure"
+    CALLER_ABANDON = "CallerAbandon"
+    """The caller hung up while the callee was being rung."""
+    CALLEE_BUSY = "CalleeBusy"
+    CALLEE_NO_ANSWER = "CalleeNoAnswer"
+    CALLEE_FAILURE = "CalleeFailure"
+    OTHER = "Other"
+
+
+class RecordingResult(enum.StrEnum):
+    """Whether the call was recorded (3.2)."""
+
+    SUCCESS = "success"
+    FAIL = "fail"
+
+
+def _masked(value: str | None) -> str:
+    """The repr of a text that came from outside, and could hold a telephone number."""
+    return mask_in_text(repr(value))
+
+
+@frozen(kw_only=True)
+class Call:
+    """A call that the platform has accepted (3.1). The caller's telephone is about to ring.
+
+    Attributes:
+        call_id: the platform's ``callidentifier``.
+        out_call_id: ours, which the notification repeats.
+        placed_at: when the reply came, by this machine's clock corrected to the platform's.
+        raw: the reply's whole ``data``.
+    """
+
+    call_id: str
+    out_call_id: str
+    placed_at: datetime
+    raw: Mapping[str, Any] = field(factory=dict[str, Any], repr=False, eq=False)
+
+
+@frozen(kw_only=True)
+class Recording:
+    """Where a call's recording can be fetched (3.3).
+
+    Attributes:
+        call_id: the platform's ``callidentifier``.
+        file_url: whoever has it can listen; it is left out of the repr.
+        expires_at: from then on it may be gone. Exact (three days after the end) when the
+            recording was asked for with the `Disconnected`; a few minutes early, counted from
+            when the call was placed, when it was asked for with the `Call`; None for a bare id.
+        raw: the reply's whole ``data``.
+    """
+
+    call_id: str
+    file_url: str = field(repr=False)
+    expires_at: datetime | None = None
+    raw: Mapping[str, Any] = field(factory=dict[str, Any], repr=False, eq=False)
+
+
+@frozen(kw_only=True)
+class Disconnected:
+    """The platform's report that a call has ended (3.2). It is sent once, and never again.
+
+    A conditional field that the platform left out, or sent as ``""``, ``null`` or ``"0"``, is
+    None; only ``callDuration`` of ``"0"`` is a duration of nothing.
+
+    Attributes:
+        call_id: the ``callidentifier`` that `call` returned.
+        end_time: hang-up.
+        start_time: the caller picked up.
+        answer_time: both parties were connected.
+        reason: a `Reason`, or the platform's string where the document does not have it.
+        call_duration: talk time, in whole seconds.
+        recording_result: a `RecordingResult`, or the platform's string.
+        out_call_id: as given to `call`.
+        problems: which conditional fields could not be read, and why. They are None, and stand in
+            `raw` as they came: that a call has ended must not be lost over its talk time.
+        raw: the whole message as it came, fields unknown to the document included.
+    """
+
+    call_id: str
+    end_time: datetime
+    start_time: datetime | None = None
+    answer_time: datetime | None = None
+    reason: Reason | str | None = field(default=None, repr=_masked)
+    call_duration: timedelta | None = None
+    recording_result: RecordingResult | str | None = field(default=None, repr=_masked)
+    out_call_id: str | None = field(default=None, repr=_masked)
+    problems: tuple[str, ...] = field(default=(), eq=False)
+    raw: Mapping[str, Any] = field(factory=dict[str, Any], repr=False, eq=False)
+
+
+@frozen(kw_only=True)
+class UnknownNotification:
+    """A notification that is no `Disconnected`: kept whole, because it will not come again.
+
+    Attributes:
+        status: what stands in ``status``; the document (3.2) knows only ``Disconnected``.
+        problem: what kept it from being decoded, None where only the status is unknown.
+        call_id: the ``callidentifier``, None where there is none to be read.
+        body: the bytes as they came; they may hold telephone numbers.
+        raw: the JSON object, empty where there is none.
+    """
+
+    status: str | None = field(repr=_masked)
+    body: bytes = field(repr=False)
+    problem: str | None = None
+    call_id: str | None = None
+    raw: Mapping[str, Any] = field(factory=dict[str, Any], repr=False, eq=False)
+
+
+Notification: TypeAlias = Disconnected | UnknownNotification
+
+
+@frozen(kw_only=True)
+class Envelope:
+    """What surrounds every reply of the platform (3.1).
+
+    Attributes:
+        code: 200 is success, anything else is an error; no other code is documented.
+        msg: for people; it may quote a telephone number.
+        data: the result, as JSON.
+    """
+
+    code: int
+    msg: str = field(default="", repr=False)
+    data: Any = field(default=None, repr=False)
+
+
+@frozen(kw_only=True)
+class CallResult:
+    """The ``data`` of a reply to ``call`` (3.1)."""
+
+    call_id: str
+
+
+@frozen(kw_only=True)
+class FileResult:
+    """The ``data`` of a reply to ``record`` (3.3)."""
+
+    file_url: str = field(repr=False)

@@ -1,0 +1,47 @@
+"""The platform on loopback, so that no telephone rings in tests, demonstrations and development.
+
+`machine`, `scenario`, `calls`, `wire` and `engine` are pure; `api` and `sender` speak HTTP,
+`server` runs it all.
+"""
+
+from __future__ import annotations
+
+from qmc_async.sandbox.api import Endpoint, Received
+from qmc_async.sandbox.assumed import AbsentFields, Assumed
+from qmc_async.sandbox.calls import SimulatedCall
+from qmc_async.sandbox.clock import Clock, RealClock, VirtualClock
+from qmc_async.sandbox.machine import Action, IllegalAction, State
+from qmc_async.sandbox.scenario import (
+    DEFAULT_BEHAVIOUR,
+    SCENARIOS_BY_DIGITS,
+    Behaviour,
+    Faults,
+    Rule,
+    Scenario,
+    Step,
+)
+from qmc_async.sandbox.sender import Attempt
+from qmc_async.sandbox.server import Sandbox
+
+__all__ = [
+    "DEFAULT_BEHAVIOUR",
+    "SCENARIOS_BY_DIGITS",
+    "AbsentFields",
+    "Action",
+    "Assumed",
+    "Attempt",
+    "Behaviour",
+    "Clock",
+    "Endpoint",
+    "Faults",
+    "IllegalAction",
+    "RealClock",
+    "Received",
+    "Rule",
+    "Sandbox",
+    "Scenario",
+    "SimulatedCall",
+    "State",
+    "Step",
+    "VirtualClock",
+]

@@ -1,0 +1,272 @@
+"""The platform on loopback: the engine, its API and its notifications, in one running whole."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, ClassVar, Self
+
+from aiohttp import web
+
+from qmc_async.listening import discreet_logger, listen
+from qmc_async.sandbox.api import Api
+from qmc_async.sandbox.assumed import Assumed
+from qmc_async.sandbox.clock import Clock, RealClock, VirtualClock
+from qmc_async.sandbox.engine import Engine
+from qmc_async.sandbox.recordings import Recordings
+from qmc_async.sandbox.sender import Sender
+from qmc_async.signer import Credentials, Signer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from datetime import datetime
+    from types import TracebackType
+
+    from qmc_async.sandbox.calls import SimulatedCall
+    from qmc_async.sandbox.machine import Action
+    from qmc_async.sandbox.scenario import Rule
+    from qmc_async.sandbox.sender import Attempt
+
+__all__ = ["Sandbox"]
+
+http_logger = discreet_logger(f"{__name__}.http")
+
+_SHUTDOWN = 1.0  # seconds; nothing takes long once notifications are given up
+
+
+class Sandbox:
+    """The platform itself, on loopback, so that nobody's telephone rings.
+
+    >>> async def main() -> None:
+    ...     async with Sandbox(clock=VirtualClock()) as platform:
+    ...         platform.callback_url = "http://127.0.0.1:8080/qmc/callback"
+    ...         # Place calls at platform.base_url; then let them ring, talk, end and be reported.
+    ...         await platform.advance(minutes=1)
+    ...         print(len(platform.calls), "calls,", len(platform.notifications), "notifications")
+    >>> asyncio.run(main())
+    0 calls, 0 notifications
+
+    It can be started again once it is stopped; calls stay, recordings do not.
+
+    Attributes:
+        CREDENTIALS: of every sandbox that is not given others; no secret at all.
+        credentials: what requests must be signed with.
+        clock: where the times of calls come from.
+        rules: what is to happen to new calls; the first that matches decides, before the callee's
+            last digits do. Change it at any time.
+        received: what arrived at the API, in order.
+        assumed: what the document does not say.
+
+    Args:
+        host: to listen at. Anyone who reaches it and knows the credentials can use it.
+        port: to listen at; 0 takes a free one.
+        callback_url: where notifications go; on the real platform its console sets this.
+    """
+
+    CREDENTIALS: ClassVar[Credentials] = Credentials(1696054309969104898, "sandbox-secret")
+
+    def __init__(
+        self,
+        credentials: Credentials | None = None,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        callback_url: str | None = None,
+        clock: Clock | None = None,
+        rules: Iterable[Rule] = (),
+        assumed: Assumed = Assumed(),  # noqa: B008 - frozen
+    ) -> None:
+        self.credentials = credentials or self.CREDENTIALS
+        self.clock: Clock = clock or RealClock()
+        self.assumed = assumed
+        self._host = host
+        self._port = port
+        signer = Signer(self.credentials)
+        self._engine = Engine(rules=rules, assumed=assumed)
+        self.rules = self._engine.rules
+        self._sender = Sender(signer, assumed, on_idle=self._notice)
+        self._sender.url = callback_url
+        self._api = Api(self._engine, signer, now=self.clock.now, pump=self._pump)
+        self.received = self._api.received
+        self._base_url = ""
+        self._stack: AsyncExitStack | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._changed = asyncio.Event()
+        self._advancing = asyncio.Lock()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.stop()
+
+    @property
+    def base_url(self) -> str:
+        """``http://HOST:PORT``, of the API and of the recordings.
+
+        Raises:
+            RuntimeError: the sandbox was never started.
+        """
+        if not self._base_url:
+            raise RuntimeError("the sandbox has no address before it is started")
+        return self._base_url
+
+    @property
+    def callback_url(self) -> str | None:
+        """Where notifications go from now on; None sends none."""
+        return self._sender.url
+
+    @callback_url.setter
+    def callback_url(self, url: str | None) -> None:
+        self._sender.url = url
+
+    @property
+    def calls(self) -> dict[str, SimulatedCall]:
+        """All calls by ``callidentifier``, in the order of placing."""
+        return self._engine.calls
+
+    @property
+    def notifications(self) -> list[Attempt]:
+        """Every notification that was sent or could not be, in the order in which they ended."""
+        return self._sender.attempts
+
+    async def start(self) -> None:
+        """Listen, and let time pass.
+
+        Raises:
+            RuntimeError: it has started already.
+            OSError: it cannot listen at that address.
+        """
+        if self._stack is not None:
+            raise RuntimeError("the sandbox has started already")
+        self._changed = asyncio.Event()
+        self._advancing = asyncio.Lock()
+        async with AsyncExitStack() as stack:
+            directory = stack.enter_context(TemporaryDirectory(prefix="qmc-sandbox-"))
+            recordings = Recordings(Path(directory))
+            self._sender.open()
+            stack.push_async_callback(self._sender.close)
+            runner = web.AppRunner(
+                self._api.application(recordings),
+                access_log=None,
+                logger=http_logger,
+                shutdown_timeout=_SHUTDOWN,
+            )
+            port = await listen(runner, self._host, self._port)
+            stack.push_async_callback(runner.cleanup)
+            host = f"[{self._host}]" if ":" in self._host else self._host
+            self._base_url = f"http://{host}:{port}"
+            # Before the server stops, so that no request waits for an early notification.
+            stack.push_async_callback(self._sender.cancel)
+            self._stack = stack.pop_all()
+        self._pump()
+
+    async def stop(self) -> None:
+        """Stop listening, give up notifications that are on their way, and delete recordings.
+
+        It may be called at any time, more than once.
+        """
+        stack, self._stack = self._stack, None
+        if stack is None:
+            return
+        self._set_timer(None)
+        self._notice()
+        await stack.aclose()
+
+    async def advance(self, **by: float) -> None:
+        """Let virtual time pass: all that falls due happens in order, each at its own time.
+
+        Every notification that falls due is sent, and answered or given up, before the next thing
+        happens.
+
+        Args:
+            by: as for `timedelta`, such as ``minutes=10``.
+
+        Raises:
+            RuntimeError: the clock is a `RealClock`, or the sandbox is not running.
+            ValueError: it would be a step back.
+        """
+        clock = self.clock
+        if not isinstance(clock, VirtualClock):
+            raise RuntimeError("only a VirtualClock can be advanced; await settled() instead")  # noqa: TRY004 - no argument is of a wrong type
+        if timedelta(**by) < timedelta(0):
+            raise ValueError("time does not run backwards")
+        self._check_running()
+        async with self._advancing:
+            target = clock.now() + timedelta(**by)
+            await self._sender.wait()
+            while (due := self._engine.next_due) is not None and due <= target:
+                clock.move_to(due)
+                for call in self._engine.run(due):
+                    await asyncio.wait({self._sender.post(call)})
+                    self._check_running()  # it may have been stopped meanwhile
+            clock.move_to(target)
+        self._notice()
+
+    async def settled(self) -> None:
+        """Wait until no call is live, and every notification was sent and answered or given up.
+
+        Somebody must move a `VirtualClock` meanwhile, and end calls that are endless.
+
+        Raises:
+            RuntimeError: the sandbox is not running.
+        """
+        while True:
+            self._check_running()
+            if self._engine.settled and self._sender.idle:
+                return
+            self._changed.clear()
+            await self._changed.wait()
+
+    def act(self, call_id: str, action: Action) -> None:
+        """Let a person act on a live call, now.
+
+        Raises:
+            KeyError: there is no such call.
+            IllegalAction: it is not possible in the call's state.
+            RuntimeError: the sandbox is not running.
+        """
+        self._check_running()
+        now = self.clock.now()
+        self._pump(now)
+        self._engine.act(now, call_id, action)
+        self._pump(now)
+
+    def _check_running(self) -> None:
+        if self._stack is None:
+            raise RuntimeError("the sandbox is not running")
+
+    def _notice(self) -> None:
+        self._changed.set()
+
+    def _pump(self, now: datetime | None = None) -> dict[str, asyncio.Task[None]]:
+        """Let happen what is due, and set the timer for what comes next.
+
+        Returns:
+            The notifications that are now on their way, by ``callidentifier``.
+        """
+        posted = {
+            call.call_id: self._sender.post(call)
+            for call in self._engine.run(now or self.clock.now())
+        }
+        self._set_timer(self._engine.next_due)
+        self._notice()
+        return posted
+
+    def _set_timer(self, due: datetime | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        delay = None if due is None else self.clock.seconds_until(due)
+        if delay is None or self._stack is None:
+            self._timer = None
+        else:
+            self._timer = asyncio.get_running_loop().call_later(delay, self._pump)
