@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from qmc_async.client import AsyncQmcClient
 from qmc_async.errors import (
     ApiError,
     ArgumentError,
@@ -29,6 +30,7 @@ from qmc_async.signer import Credentials, Refusal, Signer
 __all__ = [
     "ApiError",
     "ArgumentError",
+    "AsyncQmcClient",
     "AuthenticationError",
     "Call",
     "CallOutcomeUnknown",

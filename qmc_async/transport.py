@@ -1,0 +1,274 @@
+"""HTTP to the platform, and the one question that matters of an error: can the request have left?
+
+`httpx.AsyncClient` does the talking, on aiohttp's connection pool (`httpx_aiohttp`) unless the
+user injects a client. Two things about that pair are not what they seem:
+
+- A server that closes the connection *after reading the request* comes out as
+  `httpx.ConnectTimeout`, the same class as a refused connection. So the class that httpx shows
+  decides nothing here; the causes below it do.
+- Exceptions of both libraries hold the request, with its ``Authorization`` and the telephone
+  numbers, and some print it. So none of them leaves this module.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import TYPE_CHECKING, Final
+
+import aiohttp
+import httpcore
+import httpx
+from httpx_aiohttp import AiohttpTransport
+
+from qmc_async.errors import ConfigError
+from qmc_async.retry import parse_retry_after
+from qmc_async.verdict import NoReply, Reply
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from qmc_async.signer import Signer
+
+__all__ = ["DEFAULT_LIMITS", "Transport"]
+
+DEFAULT_LIMITS: Final = httpx.Limits(
+    max_connections=100, max_keepalive_connections=100, keepalive_expiry=5.0
+)
+"""A connection idles for five seconds at most: a stale one makes a good call's outcome unknown."""
+
+_LONGEST_REPLY = 1024 * 1024
+_CONNECT_TIMEOUT = 5.0
+_HEADERS = {
+    "Content-Type": "application/json;charset=utf-8",
+    "Accept": "application/json",
+    "Accept-Encoding": "identity",
+}
+# Raised only while a connection is sought, and so before a byte of the request is written.
+_NOTHING_LEFT = (
+    aiohttp.ClientConnectorError,
+    aiohttp.ConnectionTimeoutError,
+    httpcore.ConnectError,
+    httpcore.ConnectTimeout,
+    httpcore.PoolTimeout,
+)
+_TIMED_OUT = (TimeoutError, httpcore.TimeoutException)
+
+
+class Transport:
+    """One client's connections, and the rule that they belong to one event loop.
+
+    Args:
+        signer: signs each request as it leaves, and learns the clock from each reply.
+        http_client: the user's own; it is not closed here. None for ours.
+        limits: for ours.
+
+    Raises:
+        ConfigError: `http_client` is something else.
+    """
+
+    def __init__(
+        self,
+        signer: Signer,
+        http_client: httpx.AsyncClient | None = None,
+        limits: httpx.Limits = DEFAULT_LIMITS,
+    ) -> None:
+        if not isinstance(http_client, httpx.AsyncClient | None):  # pyright: ignore[reportUnnecessaryIsInstance] - callers err
+            # A synchronous client would place the call before anybody could see the mistake.
+            raise ConfigError(
+                f"http_client: it must be an httpx.AsyncClient, not {type(http_client).__name__}",
+                setting="http_client",
+            )
+        self._signer = signer
+        self._limits = limits
+        self._ours = http_client is None
+        self._http = http_client or httpx.AsyncClient(
+            # The session has its own TLS; the context here is used by nobody, and the one that
+            # would be made in its place takes 30 ms.
+            transport=AiohttpTransport(
+                verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), client=self._open_session
+            ),
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),  # none is kept
+            trust_env=False,
+        )
+        self._downloads: aiohttp.ClientSession | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = False
+
+    async def post(self, url: str, body: bytes, timeout: float) -> Reply | NoReply:  # noqa: ASYNC109 - each phase has its own
+        """Sign, send once, and read the whole reply.
+
+        Args:
+            url: the whole address.
+            body: JSON.
+            timeout: seconds to wait for each piece of the reply, and for a connection at most
+                five of them.
+
+        Raises:
+            RuntimeError: the client is closed, or belongs to another event loop.
+        """
+        self.check_usable()
+        clock = self._signer.clock
+        sent, offset = time.time(), clock.offset
+        authorization = self._signer.sign(sent)
+        request = self._http.build_request(
+            "POST",
+            url,
+            content=body,
+            headers={**_HEADERS, "Authorization": authorization},
+            timeout=httpx.Timeout(timeout, connect=min(timeout, _CONNECT_TIMEOUT)),
+        )
+        leaving = _Leaving()
+        if not self._ours:
+            request.extensions["trace"] = leaving.trace
+        try:
+            # The injected client's own auth would replace our header, and a redirect followed
+            # would send the request twice.
+            response = await self._http.send(
+                request, stream=True, auth=None, follow_redirects=False
+            )
+            received = time.time()
+            try:
+                content = await _read(response)
+            finally:
+                await response.aclose()
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            # Nobody cancelled this task: aiohttp cancels who waits for a connection when it closes.
+            return NoReply(may_have_arrived=True, why="the client was closed meanwhile")
+        except Exception as error:  # noqa: BLE001 - whatever an injected transport raises, the request may have arrived
+            return _explain(error, request, left=leaving.begun)
+        if content is None:
+            why = "the reply is longer than 1 MiB, or compressed without being asked to"
+            return NoReply(may_have_arrived=True, why=why)
+        headers = response.headers
+        if date := headers.get("Date"):
+            clock.observe(date, sent, received)
+        return Reply(
+            http_status=response.status_code,
+            body=content,
+            private=(authorization, self._signer.credentials.app_secret),
+            # Against what this request was signed with: of many that are under way, the first to
+            # come back corrects the clock, and the others were signed before that too.
+            clock_was_wrong=abs(clock.offset - offset) > clock.threshold,
+            retry_after=parse_retry_after(headers.get("Retry-After", ""), clock.time(received)),
+        )
+
+    def download_session(self) -> aiohttp.ClientSession:
+        """The connections for recordings: no ``Authorization``, no cookies, and no log of URLs.
+
+        Raises:
+            RuntimeError: as `post`.
+        """
+        self.check_usable()
+        if self._downloads is None:
+            self._downloads = self._open_session()
+        return self._downloads
+
+    def check_usable(self) -> None:
+        """Bind to the running event loop at the first use, and hold on to it.
+
+        Raises:
+            RuntimeError: the client is closed, or belongs to another event loop.
+        """
+        if self._closed or self._http.is_closed:
+            raise RuntimeError("this AsyncQmcClient, or its http_client, is closed: make a new one")
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise RuntimeError(
+                "this AsyncQmcClient was first used on another event loop, and its connections "
+                "belong to that one: make one client for each loop"
+            )
+
+    async def aclose(self) -> None:
+        """Close the connections; an injected client stays open. Closing twice is harmless."""
+        self._closed = True
+        if self._ours:
+            await self._http.aclose()
+        if self._downloads is not None:
+            await self._downloads.close()
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        # The pool cannot count idle connections, but it can keep none.
+        none_kept = self._limits.max_keepalive_connections == 0
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=self._limits.max_connections or 0,
+                force_close=none_kept,
+                keepalive_timeout=None if none_kept else self._limits.keepalive_expiry,
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=None),
+        )
+
+
+async def _read(response: httpx.Response) -> bytes | None:
+    """The whole body, None if it is no reply of the platform's: too long, or compressed.
+
+    It is not unpacked: a few bytes could unfold into more than this machine has.
+    """
+    if response.headers.get("Content-Encoding", "identity").lower() != "identity":
+        return None
+    if response.is_stream_consumed:  # a hook of the user's has read it, or a mock never streamed
+        return response.content if len(response.content) <= _LONGEST_REPLY else None
+    pieces: list[bytes] = []
+    length = 0
+    async for piece in response.aiter_raw():
+        length += len(piece)
+        if length > _LONGEST_REPLY:
+            return None
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+class _Leaving:
+    """Watches httpcore send a request, through whatever an injected client has put around it."""
+
+    def __init__(self) -> None:
+        self.begun = False
+
+    async def trace(self, event: str, _: object) -> None:
+        """Called by httpcore (its ``trace`` extension) at each step."""
+        if event.endswith("send_request_headers.started"):
+            self.begun = True
+
+
+def _explain(error: Exception, request: httpx.Request, *, left: bool) -> NoReply:
+    chain = list(_causes(error))
+    # A message may quote what was sent or what came back; a class's name cannot.
+    name = next(type(cause).__name__ for cause in reversed(chain) if isinstance(cause, Exception))
+    timed_out = any(isinstance(cause, _TIMED_OUT) for cause in chain)
+    # A hook of an injected client may fail to connect somewhere else, with the reply in its hands.
+    about_us = isinstance(error, httpx.RequestError) and _request_of(error) is request
+    if about_us and not left and any(isinstance(cause, _NOTHING_LEFT) for cause in chain):
+        if any(isinstance(cause, ssl.SSLError) for cause in chain):
+            why = f"no TLS connection could be made ({name})"
+        elif timed_out:
+            why = f"no connection within the timeout ({name})"
+        else:
+            why = f"no connection could be made ({name})"
+        return NoReply(may_have_arrived=False, why=why)
+    if timed_out:
+        return NoReply(may_have_arrived=True, why=f"no reply within the timeout ({name})")
+    return NoReply(may_have_arrived=True, why=f"the connection broke ({name})")
+
+
+def _request_of(error: httpx.RequestError) -> httpx.Request | None:
+    try:
+        return error.request
+    except RuntimeError:  # it was never set: some transport made the error by itself
+        return None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()  # ``raise error from error`` makes a chain without an end
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__
