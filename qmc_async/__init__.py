@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from qmc_async.callback import CallbackServer
 from qmc_async.client import AsyncQmcClient
 from qmc_async.errors import (
     ApiError,
@@ -34,6 +35,7 @@ __all__ = [
     "AuthenticationError",
     "Call",
     "CallOutcomeUnknown",
+    "CallbackServer",
     "ConfigError",
     "Credentials",
     "DecodeError",

@@ -1,0 +1,300 @@
+"""A request to a reply, without a socket: what is refused, what is taken, and what is answered."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import inspect
+import json
+import logging
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qmc_async.callback import receiver as receiver_module
+from qmc_async.callback.receiver import CONTENT_TYPE, LONGEST_BODY, Receiver, Reply
+from qmc_async.models import Disconnected, UnknownNotification
+
+if TYPE_CHECKING:
+    from qmc_async.models import Notification
+
+PATH = "/qmc/callback/s3cret-token_"
+NUMBER = "13912345678"
+BODY = (
+    b'{"callidentifier":"128754716574532539","status":"Disconnected",'
+    b'"endTime":"2023-08-29 08:52:10","reason":"HangUp","outCallId":"order-42"}'
+)
+LEAST = b'"callidentifier":"1","status":"Disconnected","endTime":"2023-08-29 08:52:10"'
+
+SUCCESS = b'{"code":"200","msg":"success","data":""}'
+
+STRANGE = {
+    "empty": b"",
+    "white space": b" \r\n ",
+    "not JSON": b"callidentifier=1&status=Disconnected&callee=13912345678",
+    "cut short": BODY[:-1],
+    "two objects": BODY + BODY,
+    "a list": b"[" + BODY + b"]",
+    "a string": b'"Disconnected"',
+    "null": b"null",
+    "not UTF-8": b'{"callidentifier":"\xff\xfe","status":"Disconnected"}',
+    "UTF-16": BODY.decode().encode("utf-16"),
+    "GBK": '{"status":"Disconnected","msg":"挂断"}'.encode("gbk"),
+    "a lone surrogate": b'{"callidentifier":"\\ud800","status":"Disconnected"}',
+    "an encoded surrogate": b'{"callidentifier":"\xed\xa0\x80","status":"Disconnected"}',
+    "deep lists": b"[" * 10_000 + b"]" * 10_000,
+    "deep objects": b'{"a":' * 10_000 + b"1" + b"}" * 10_000,
+    "deep in a field": b"{" + LEAST + b',"x":' + b"[" * 10_000 + b"]" * 10_000 + b"}",
+    "NaN": b"{" + LEAST + b',"callDuration":NaN}',
+    "Infinity": b"{" + LEAST + b',"callDuration":-Infinity}',
+    "a long number": b"{" + LEAST + b',"callDuration":' + b"9" * 5_000 + b"}",
+    "no status": b'{"callidentifier":"1","endTime":"2023-08-29 08:52:10"}',
+    "another status": b'{"callidentifier":"1","status":"Ringing","callee":"13912345678"}',
+    "a status of another case": b'{"callidentifier":"1","status":"disconnected"}',
+    "a status that is no string": b'{"callidentifier":"1","status":["Disconnected"]}',
+    "no call id": b'{"status":"Disconnected","endTime":"2023-08-29 08:52:10"}',
+    "an empty call id": b'{"callidentifier":" ","status":"Disconnected"}',
+    "a call id that is an object": b'{"callidentifier":{"a":1},"status":"Disconnected"}',
+    "no end": b'{"callidentifier":"1","status":"Disconnected"}',
+    "an impossible end": b'{"callidentifier":"1","status":"Disconnected",'
+    b'"endTime":"2023-02-30 08:52:10"}',
+    "nul bytes": b"\x00" * 100,
+    "the longest": b"[" * LONGEST_BODY,
+}
+
+
+class Kept:
+    """What a receiver handed on; it fails if told to."""
+
+    def __init__(self, failure: BaseException | None = None) -> None:
+        self.all: list[tuple[Notification, bytes]] = []
+        self.failure = failure
+        self.receiver = Receiver(PATH, self.accept)
+
+    async def accept(self, event: Notification, body: bytes) -> None:
+        """Keep it."""
+        await asyncio.sleep(0)
+        if self.failure:
+            raise self.failure
+        self.all.append((event, body))
+
+
+def _refusal(method: str = "POST", path: str = PATH, length: int | None = 100) -> Reply | None:
+    return Kept().receiver.refuse(method, path, length)
+
+
+def test_module_has_no_framework() -> None:
+    """The receiver imports nothing that speaks HTTP: any framework can stand around it."""
+    tree = ast.parse(inspect.getsource(receiver_module))
+    imported = {
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import)
+        for alias in node.names
+    }
+    imported |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    roots = {name.partition(".")[0] for name in imported}
+    assert roots == {
+        "__future__",
+        "attrs",
+        "hmac",
+        "logging",
+        "orjson",
+        "qmc_async",
+        "time",
+        "typing",
+        "collections",
+    }
+    assert not [name for name in imported if "server" in name or "client" in name]
+
+
+def test_a_notification_is_let_through() -> None:
+    """The right method, path and length go on to the body; so does an undeclared length."""
+    assert _refusal() is None
+    assert _refusal(length=None) is None
+    assert _refusal(length=0) is None
+    assert _refusal(length=LONGEST_BODY) is None
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "",
+        "*",
+        "/qmc/callback",
+        "/qmc/callback/",
+        PATH + "/",
+        PATH + "x",
+        PATH[:-1],
+        "/" + PATH,
+        PATH.upper(),
+        PATH.replace("s3", "%733"),
+        PATH.replace("_", "%5F"),
+        PATH.replace("/", "%2F"),
+        PATH + "%00",
+        PATH + ";a=1",
+        PATH + "?",
+        PATH + "\udcff",
+        PATH.replace("s", "ｓ"),
+        "/qmc/../qmc/callback/s3cret-token_",
+        "x" * 100_000,
+    ],
+)
+def test_any_other_path_is_not_found(path: str) -> None:
+    """Only the very bytes of the path are taken; whoever guesses learns nothing but 404."""
+    expected = Reply(404, b'{"code":"404","msg":"not found","data":""}')
+    assert _refusal(path=path) == expected
+    assert _refusal(method="GET", path=path) == expected
+    assert _refusal(path=path, length=LONGEST_BODY + 1) == expected
+
+
+@pytest.mark.parametrize(
+    "method", ["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "post", "", "POSTS"]
+)
+def test_any_other_method_is_not_allowed(method: str) -> None:
+    """The platform only posts."""
+    expected = Reply(405, b'{"code":"405","msg":"method not allowed","data":""}')
+    assert _refusal(method=method) == expected
+    assert _refusal(method=method, length=LONGEST_BODY + 1) == expected
+
+
+def test_a_declared_length_is_refused_before_the_body_is_read() -> None:
+    """64 KiB is the most; one byte more is refused unread."""
+    assert LONGEST_BODY == 65_536
+    expected = Reply(413, b'{"code":"413","msg":"content too large","data":""}')
+    assert _refusal(length=65_537) == expected
+
+
+async def test_a_length_that_was_not_declared() -> None:
+    """A body that turns out too long is refused, and is not handed on; the longest one is."""
+    kept = Kept()
+    reply = await kept.receiver.receive(b"x" * 65_537)
+    assert reply == Reply(413, b'{"code":"413","msg":"content too large","data":""}')
+    assert kept.all == []
+    assert await kept.receiver.receive(BODY.ljust(65_536)) == Reply(200, SUCCESS)
+    assert len(kept.all) == 1
+
+
+async def test_what_the_document_demands() -> None:
+    """The answer to a notification (3.2): `code` and `data` are Strings."""
+    kept = Kept()
+    reply = await kept.receiver.receive(BODY)
+    assert reply == Reply(200, SUCCESS)
+    answer = json.loads(reply.body)
+    assert list(answer) == ["code", "msg", "data"]
+    assert all(isinstance(value, str) for value in answer.values())
+    assert CONTENT_TYPE == "application/json;charset=utf-8"
+
+
+async def test_a_notification_is_handed_on_decoded() -> None:
+    """Who keeps it gets the event and the bytes as they came."""
+    kept = Kept()
+    await kept.receiver.receive(BODY)
+    [(event, body)] = kept.all
+    assert isinstance(event, Disconnected)
+    assert (event.call_id, event.out_call_id) == ("128754716574532539", "order-42")
+    assert body == BODY
+
+
+async def test_the_last_of_duplicate_keys_counts() -> None:
+    """A key that stands twice is read as JSON parsers do, and is no reason to lose the call."""
+    kept = Kept()
+    body = b'{"callidentifier":"0",' + LEAST + b',"outCallId":"a","outCallId":"b"}'
+    assert (await kept.receiver.receive(body)).status == 200
+    [(event, _)] = kept.all
+    assert isinstance(event, Disconnected)
+    assert (event.call_id, event.out_call_id) == ("1", "b")
+
+
+@pytest.mark.parametrize("body", STRANGE.values(), ids=STRANGE.keys())
+async def test_what_cannot_be_decoded_is_kept_whole(body: bytes) -> None:
+    """It will not come again: it is answered with success, and handed on with all its bytes."""
+    kept = Kept()
+    assert await kept.receiver.receive(body) == Reply(200, SUCCESS)
+    [(event, handed_on)] = kept.all
+    assert isinstance(event, UnknownNotification)
+    assert event.body == handed_on == body
+
+
+@given(st.binary(max_size=200) | st.text().map(lambda text: json.dumps({"status": text}).encode()))
+async def test_no_body_is_lost(body: bytes) -> None:
+    """Whatever the bytes are, they are handed on once, as they came, and answered with success."""
+    kept = Kept()
+    assert await kept.receiver.receive(body) == Reply(200, SUCCESS)
+    assert [handed_on for _, handed_on in kept.all] == [body]
+
+
+async def test_why_it_cannot_be_decoded(caplog: pytest.LogCaptureFixture) -> None:
+    """The problem is in the event and, as a warning, in the log; neither quotes the value."""
+    kept = Kept()
+    body = b'{"callidentifier":"77","status":"Disconnected","endTime":"13912345678"}'
+    await kept.receiver.receive(body)
+    [(event, _)] = kept.all
+    assert isinstance(event, UnknownNotification)
+    assert (event.status, event.call_id) == ("Disconnected", "77")
+    assert event.problem is not None
+    assert event.problem.startswith("$.endTime: ")
+    [record] = caplog.records
+    assert record.levelno == logging.WARNING
+    assert event.problem in record.getMessage()
+    assert NUMBER not in caplog.text + event.problem + repr(event)
+
+
+async def test_another_status_is_no_problem(caplog: pytest.LogCaptureFixture) -> None:
+    """A status that the document does not have yet is no error: there is no problem to log."""
+    kept = Kept()
+    await kept.receiver.receive(b'{"callidentifier":"77","status":"Ringing"}')
+    [(event, _)] = kept.all
+    assert isinstance(event, UnknownNotification)
+    assert (event.status, event.call_id, event.problem) == ("Ringing", "77", None)
+    assert not caplog.records
+
+
+async def test_the_answer_waits_until_it_is_kept() -> None:
+    """Nothing is answered for before it is kept."""
+    may_go_on = asyncio.Event()
+
+    async def accept(_: Notification, __: bytes) -> None:
+        await may_go_on.wait()
+
+    answering = asyncio.ensure_future(Receiver(PATH, accept).receive(BODY))
+    await asyncio.sleep(0.02)
+    assert not answering.done()
+    may_go_on.set()
+    assert (await answering).status == 200
+
+
+@pytest.mark.parametrize("body", [BODY, b"["])
+@pytest.mark.parametrize("failure", [OSError("disk full"), TimeoutError(), RecursionError()])
+async def test_what_cannot_be_kept(
+    body: bytes, failure: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is not answered with success, and the loss is logged as critical with the call id."""
+    reply = await Kept(failure).receiver.receive(body)
+    assert reply == Reply(
+        500, b'{"code":"500","msg":"the notification could not be kept","data":""}'
+    )
+    [record] = [record for record in caplog.records if record.levelno == logging.CRITICAL]
+    assert type(failure).__name__ in record.getMessage()
+    assert "disk full" not in caplog.text  # databases quote what they could not keep
+    assert record.exc_info is None
+    assert ("128754716574532539" if body is BODY else "None") in record.getMessage()
+
+
+async def test_cancellation_is_not_an_answer() -> None:
+    """A server that is stopped while it keeps a notification does not answer for it."""
+    with pytest.raises(asyncio.CancelledError):
+        await Kept(asyncio.CancelledError()).receiver.receive(BODY)
+
+
+def test_reply_hides_its_body() -> None:
+    """A reply is shown by its status."""
+    assert repr(Reply(200, SUCCESS)) == "Reply(status=200)"
+
+
+def test_the_path_is_not_shown() -> None:
+    """The token does not stand in the receiver's repr."""
+    assert "s3cret" not in repr(Kept().receiver)

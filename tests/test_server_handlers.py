@@ -1,0 +1,184 @@
+"""Between the answer, the store and the handlers of the callback server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from typing import Any
+
+import pytest
+from callback_peer import (
+    SUCCESS,
+    Store,
+    alone,
+    body_of,
+    both,
+    post_to,
+    until,
+)
+
+from qmc_async import (
+    CallbackServer,
+    Disconnected,
+    Reason,
+)
+
+
+async def test_a_slow_handler_does_not_delay_the_answer() -> None:
+    """The platform does not wait long: it is answered before the handlers have ended."""
+    go_on = asyncio.Event()
+    server = CallbackServer(port=0)
+
+    @server.on_disconnected
+    async def slow(_: Disconnected) -> None:
+        await go_on.wait()
+
+    async with server:
+        async with asyncio.timeout(2):
+            assert (await post_to(server, body_of())).body == SUCCESS
+        go_on.set()
+
+
+async def test_a_failing_handler_does_not_spoil_the_answer(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The failure is ours alone: the platform has done its part, and so do the other handlers."""
+    server = CallbackServer(port=0)
+    seen: list[str] = []
+
+    @server.on_disconnected(name="failing")
+    async def fail(_: Disconnected) -> None:
+        seen.append("failing")
+        raise ValueError
+
+    @server.on_disconnected(reason=Reason.HANG_UP)
+    async def busy(_: Disconnected) -> None:
+        seen.append("reason")
+
+    @server.on_disconnected(reason=["CalleeBusy"])
+    async def other(_: Disconnected) -> None:
+        seen.append("other reason")
+
+    @server.on_disconnected(where=lambda event: event.call_id == "4711")
+    async def chosen(_: Disconnected) -> None:
+        seen.append("where")
+
+    async with server:
+        assert (await post_to(server, body_of())).body == SUCCESS
+    assert sorted(seen) == ["failing", "reason", "where"]
+    [record] = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert "failing" in record.getMessage()
+    assert "4711" in record.getMessage()
+
+
+@both
+async def test_the_same_notification_again(
+    listen: Any,  # noqa: ANN401 - one of the two above
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It is answered with success again, and handled once; the log says so."""
+    caplog.set_level(logging.INFO)
+    async with listen() as there:
+        assert (await there.post(body_of())).body == SUCCESS
+        assert (await there.post(body_of())).body == SUCCESS
+        assert (await there.post(body_of("4712"))).body == SUCCESS
+        await until(lambda: len(there.ended) >= 2)
+    assert [event.call_id for event in there.ended] == ["4711", "4712"]
+    assert "the notification of call 4711 came again" in caplog.text
+
+
+async def test_the_same_notification_many_times_at_once() -> None:
+    """Two hundred copies at the same time are all answered, and handled once."""
+    async with alone() as there:
+        replies = await asyncio.gather(*(there.post(body_of()) for _ in range(200)))
+        assert {reply.whole.split(b"\r\n")[0] for reply in replies} == {b"HTTP/1.1 200 OK"}
+    assert len(there.ended) == 1
+
+
+async def test_an_unknown_notification_before_the_report() -> None:
+    """Something undecodable about a call does not swallow the report of its end."""
+    async with alone() as there:
+        assert (await there.post(b'{"callidentifier":"4711"}')).body == SUCCESS
+        assert (await there.post(body_of())).body == SUCCESS
+        event = await there.server.wait_for("4711", timeout=5)
+    assert there.ended == [event]
+    assert len(there.unknown) == 1
+
+
+@both
+async def test_the_store_gets_the_bytes(listen: Any) -> None:  # noqa: ANN401 - one of the two above
+    """The store that was given keeps every body as it came, even if it is empty and so false."""
+    store = Store()
+    async with listen(store=store) as there:
+        await there.post(body_of())
+        await there.post(b"\xff")
+    assert store.put_bodies == [body_of(), b"\xff"]
+
+
+async def test_what_cannot_be_kept(caplog: pytest.LogCaptureFixture) -> None:
+    """It is answered with 500, and critical; handlers and waiters have it all the same."""
+    store = Store()
+    async with alone(store=store) as there:
+        waiting = asyncio.ensure_future(there.server.wait_for("4711", timeout=5))
+        store.failure = OSError("disk full")
+        reply = await there.post(body_of())
+        assert reply.status == 500
+        assert json.loads(reply.body)["code"] == "500"
+        assert reply.headers["Content-Type"] == "application/json;charset=utf-8"
+        [record] = [record for record in caplog.records if record.levelno == logging.CRITICAL]
+        assert "4711" in record.getMessage()
+        assert "disk full" not in record.getMessage()
+        assert (await waiting).call_id == "4711"
+        await until(lambda: there.ended)
+        store.failure = None
+        assert (await there.post(body_of("4712"))).body == SUCCESS
+        await until(lambda: len(there.ended) == 2)
+
+
+async def test_the_answer_waits_for_the_store() -> None:
+    """Success means kept: a slow store holds the answer and the handlers back."""
+    store = Store()
+    store.go_on.clear()
+    async with alone(store=store) as there:
+        posting = asyncio.ensure_future(there.post(body_of()))
+        await asyncio.sleep(0.05)
+        assert not posting.done()
+        assert not there.ended
+        store.go_on.set()
+        assert (await posting).body == SUCCESS
+        await until(lambda: there.ended)
+
+
+async def test_stop_lets_a_notification_be_kept() -> None:
+    """A notification that is being kept when the server stops is kept, answered and handled."""
+    store = Store()
+    store.go_on.clear()
+    async with alone(store=store, shutdown_timeout=5) as there:
+        posting = asyncio.ensure_future(there.post(body_of()))
+        await asyncio.sleep(0.05)
+        asyncio.get_running_loop().call_later(0.05, store.go_on.set)
+    assert (await posting).body == SUCCESS
+    assert len(there.ended) == 1
+
+
+@pytest.mark.parametrize("shutdown_timeout", [0, 0.05])
+async def test_stop_does_not_wait_for_ever_for_the_store(shutdown_timeout: float) -> None:
+    """A store that hangs keeps the server from stopping no longer than `shutdown_timeout`."""
+    store = Store()
+    store.go_on.clear()
+    async with asyncio.timeout(5):
+        async with alone(store=store, shutdown_timeout=shutdown_timeout) as there:
+            posting = asyncio.ensure_future(there.post(body_of()))
+            await asyncio.sleep(0.05)
+        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+            await posting
+    assert not there.ended
+
+
+async def test_two_servers_by_default_share_nothing() -> None:
+    """Each server has a store of its own if it is given none."""
+    async with alone() as one, alone() as other:
+        await one.post(body_of())
+        await other.post(body_of())
+        await until(lambda: one.ended and other.ended)
