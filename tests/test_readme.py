@@ -1,0 +1,101 @@
+"""The README tells the truth: its programs run, and its commands exist."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from inspect import signature
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from click.testing import CliRunner
+from sybil import Example, Sybil
+from sybil.parsers.markdown import PythonCodeBlockParser
+
+from qmc_async import AsyncQmcClient, CallbackServer
+from qmc_async.cli import cli
+from qmc_async.settings import Settings
+
+if TYPE_CHECKING:
+    from qmc_async.sandbox import Sandbox
+
+README = Path(__file__).parents[1] / "README.md"
+TEXT = README.read_text(encoding="utf-8")
+PROGRAMS = list(Sybil(parsers=[PythonCodeBlockParser()]).parse(README))
+EXPECTED = {
+    "A whole program": "order-42 CalleeBusy",
+    "Nobody's telephone rings twice": "it was placed after all, and ended with HangUp",
+    "Recordings": "saved as call.wav",
+    "The sandbox": "they talked for 0:59:53",
+}
+
+
+def section(example: Example) -> str:
+    """The heading that an example stands under."""
+    headings: list[str] = re.findall(r"^## (.*)$", TEXT[: example.region.start], re.MULTILINE)
+    return headings[-1]
+
+
+@pytest.fixture
+def console(platform: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do what the reader does by hand: take a free port, and enter the address on the console."""
+    start = CallbackServer.start
+
+    async def start_and_enter(server: CallbackServer) -> None:
+        monkeypatch.setattr(server, "_port", 0)
+        await start(server)
+        platform.callback_url = server.url
+
+    monkeypatch.setattr(CallbackServer, "start", start_and_enter)
+
+
+@pytest.mark.usefixtures("console")
+@pytest.mark.parametrize("program", PROGRAMS, ids=section)
+def test_every_program_runs_and_says_what_it_should(
+    program: Example,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A program of the README runs as it stands, and ends as its scenario prescribes."""
+    monkeypatch.chdir(tmp_path)
+    program.evaluate()
+    assert EXPECTED[section(program)] in capsys.readouterr().out
+
+
+def test_no_program_is_missed() -> None:
+    """Every Python block of the README is one of the programs above."""
+    assert TEXT.count("```python") == len(PROGRAMS) == len(EXPECTED)
+
+
+def test_every_command_works(platform: Sandbox, tmp_path: Path) -> None:
+    """The commands under "Command line" do their work, in the order in which they stand."""
+    block = re.search(r"## Command line\n\n```console\n(.*?)```", TEXT, re.DOTALL)
+    assert block is not None
+    lines = [line.removeprefix("$ qmc ") for line in block[1].splitlines()]
+    assert [line.split()[0] for line in lines] == ["call", "end", "recording"]
+    invoke = partial(CliRunner().invoke, cli)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        placed = invoke(lines[0])
+        assert placed.exit_code == 0, placed.output
+        busy = next(iter(platform.calls))
+        assert busy in placed.output
+        # The one that was busy has no recording; one that connects has.
+        call_id = invoke("call 13987654321 13912345678").output.split()[2]
+        recorded = invoke(lines[2].replace("CALL_ID", call_id))
+        assert recorded.exit_code == 0, recorded.output
+        assert (tmp_path / "call.wav").read_bytes().startswith(b"RIFF")
+        endless = invoke("call 13987654321 13912340010").output.split()[2]
+        ended = invoke(lines[1].replace("CALL_ID", endless))
+        assert ended.exit_code == 0, ended.output
+
+
+def test_the_settings_table_is_whole() -> None:
+    """Each setting of the client stands in the README, with its variable."""
+    table = TEXT.split("## Settings")[1].split("##")[0]
+    for argument in set(signature(Settings.load).parameters) - {"environ"}:
+        assert f"| `{argument}` | `QMC_{argument.upper()}` |" in table
+    for argument in signature(AsyncQmcClient).parameters:
+        assert f"| `{argument}` |" in table
