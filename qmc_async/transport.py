@@ -93,6 +93,12 @@ class Transport:
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),  # none is kept
             trust_env=False,
         )
+        # The class of the transport is all that is read of httpx's own, and nothing else tells it.
+        self._on_httpcore = not self._ours and isinstance(
+            self._http._transport,  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - see above
+            httpx.AsyncHTTPTransport,
+        )
+        self._abandoned: set[asyncio.Task[Reply | NoReply]] = set()
         self._downloads: aiohttp.ClientSession | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
@@ -110,19 +116,36 @@ class Transport:
             RuntimeError: the client is closed, or belongs to another event loop.
         """
         self.check_usable()
-        clock = self._signer.clock
-        sent, offset = time.time(), clock.offset
-        authorization = self._signer.sign(sent)
+        sent, offset = time.time(), self._signer.clock.offset
         request = self._http.build_request(
             "POST",
             url,
             content=body,
-            headers={**_HEADERS, "Authorization": authorization},
+            headers={**_HEADERS, "Authorization": self._signer.sign(sent)},
             timeout=httpx.Timeout(timeout, connect=min(timeout, _CONNECT_TIMEOUT)),
         )
         leaving = _Leaving()
-        if not self._ours:
-            request.extensions["trace"] = leaving.trace
+        if self._ours:
+            return await self._send(request, leaving, sent, offset)
+        request.extensions["trace"] = leaving.trace
+        if not self._on_httpcore:
+            return await self._send(request, leaving, sent, offset)
+        # httpcore's pool loses a connection for ever where a request is cancelled at the wrong
+        # moment (its issues 658 and 1093). So the request is not: it ends by itself, before it
+        # leaves if it has not yet.
+        sending = asyncio.create_task(self._send(request, leaving, sent, offset))
+        try:
+            return await asyncio.shield(sending)
+        except asyncio.CancelledError:
+            leaving.abandoned = True
+            self._abandoned.add(sending)
+            sending.add_done_callback(self._abandoned.discard)
+            raise
+
+    async def _send(
+        self, request: httpx.Request, leaving: _Leaving, sent: float, offset: float
+    ) -> Reply | NoReply:
+        clock = self._signer.clock
         try:
             # The injected client's own auth would replace our header, and a redirect followed
             # would send the request twice.
@@ -151,7 +174,7 @@ class Transport:
         return Reply(
             http_status=response.status_code,
             body=content,
-            private=(authorization, self._signer.credentials.app_secret),
+            private=(request.headers["Authorization"], self._signer.credentials.app_secret),
             # Against what this request was signed with: of many that are under way, the first to
             # come back corrects the clock, and the others were signed before that too.
             clock_was_wrong=abs(clock.offset - offset) > clock.threshold,
@@ -228,15 +251,28 @@ async def _read(response: httpx.Response) -> bytes | None:
 
 
 class _Leaving:
-    """Watches httpcore send a request, through whatever an injected client has put around it."""
+    """Watches httpcore send a request, through whatever an injected client has put around it.
+
+    Attributes:
+        begun: whether a byte of it may have left.
+        abandoned: whether nobody waits for it any more: then it must not begin to leave.
+    """
 
     def __init__(self) -> None:
         self.begun = False
+        self.abandoned = False
 
     async def trace(self, event: str, _: object) -> None:
         """Called by httpcore (its ``trace`` extension) at each step."""
-        if event.endswith("send_request_headers.started"):
-            self.begun = True
+        leaves = event.endswith("send_request_headers.started")
+        # At these two steps httpcore has nothing in its hands that an error would make it drop.
+        if self.abandoned and not self.begun and (leaves or event.endswith("connect_tcp.started")):
+            raise _AbandonedError
+        self.begun = self.begun or leaves
+
+
+class _AbandonedError(Exception):
+    """Ends a request inside httpcore, which cleans up after an error as it should."""
 
 
 def _explain(error: Exception, request: httpx.Request, *, left: bool) -> NoReply:
