@@ -7,7 +7,8 @@ program prints), and then::
         http://127.0.0.1:8000/calls
     curl http://127.0.0.1:8000/calls/order-42
 
-It keeps its calls in memory; a real service has a database.
+It keeps its calls in memory; a real service has a database. The notifications are on disk (qmc.db):
+what a crash interrupts, a recording that was being fetched for one, goes on after the restart.
 """
 
 from __future__ import annotations
@@ -83,7 +84,8 @@ class ClickToCall:
         """Handler: the recording is not ready at once, and gone after three days."""
         recording = await self.client.recording(event, wait=60)
         path = await self.client.download(recording, self.folder)
-        self.calls[event.out_call_id or event.call_id]["recording"] = path.name
+        known = self.calls.setdefault(event.out_call_id or event.call_id, {})
+        known["recording"] = path.name
 
 
 def was_recorded(event: Disconnected) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from qmc_async.callback import CallbackServer
+from qmc_async.callback.delivery import Delivery, Reject, Retry
 from qmc_async.client import AsyncQmcClient
 from qmc_async.errors import (
     ApiError,
@@ -15,10 +16,12 @@ from qmc_async.errors import (
     QmcError,
     RateLimited,
     RecordingError,
+    StoreError,
     TransportError,
 )
 from qmc_async.models import (
     Call,
+    Conflict,
     Disconnected,
     Reason,
     Recording,
@@ -37,8 +40,10 @@ __all__ = [
     "CallOutcomeUnknown",
     "CallbackServer",
     "ConfigError",
+    "Conflict",
     "Credentials",
     "DecodeError",
+    "Delivery",
     "Disconnected",
     "ExchangeError",
     "QmcError",
@@ -48,7 +53,10 @@ __all__ = [
     "RecordingError",
     "RecordingResult",
     "Refusal",
+    "Reject",
+    "Retry",
     "Signer",
+    "StoreError",
     "TransportError",
     "UnknownNotification",
     "mask",

@@ -36,6 +36,7 @@ __all__ = [
     "decode_notification",
     "decode_result",
     "encode",
+    "read_notification",
     "unknown_notification",
 ]
 
@@ -248,6 +249,25 @@ def decode_notification(body: bytes) -> Notification:
     if isinstance(status, str) and status.strip() == STATUS:
         return decode_result(wire, Disconnected)
     return unknown_notification(body, wire)
+
+
+def read_notification(body: bytes, problem: str = "") -> Notification:
+    """Read the body of a notification, whatever is in it.
+
+    Args:
+        body: any bytes.
+        problem: why they may not be all that was sent. What can be decoded is taken all the same.
+
+    Returns:
+        As `decode_notification`; what cannot be decoded is an `UnknownNotification` that says why.
+    """
+    try:
+        return decode_notification(body)
+    except DecodeError as error:
+        why = str(error)
+    except Exception as error:  # noqa: BLE001 - a fault of ours must not cost the platform's only copy
+        why = f"the decoder failed ({type(error).__name__})"
+    return unknown_notification(body, problem=f"{problem}: {why}" if problem else why)
 
 
 def unknown_notification(

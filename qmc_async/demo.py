@@ -101,7 +101,7 @@ async def run_demo(console: Console, folder: Path) -> bool:
             base_url=platform.base_url,
             record_base_url=platform.base_url,
         )
-        server = CallbackServer(signer=client.signer, port=0)
+        server = CallbackServer(signer=client.signer, store="sqlite://", port=0)
         demo = _Demo(console, folder, platform, client, server, rows)
         server.on_disconnected(demo.show_event)
         async with client, server:

@@ -12,6 +12,7 @@
     │       ├── AuthenticationError
     │       └── RateLimited
     ├── DecodeError               what came is not what the document describes
+    ├── StoreError                the store of notifications did not do what it was asked
     └── RecordingError            a recording could not be fetched whole
 
 Using a client after it was closed, or on a second event loop, is a mistake in the program and
@@ -34,6 +35,7 @@ __all__ = [
     "QmcError",
     "RateLimited",
     "RecordingError",
+    "StoreError",
     "TransportError",
 ]
 
@@ -146,6 +148,20 @@ class DecodeError(QmcError):
     def __init__(self, message: str, *, path: str = "$") -> None:
         super().__init__(message)
         self.path = path
+
+
+class StoreError(QmcError):
+    """The store of notifications did not do what it was asked, or not in time.
+
+    The message holds what the database says of itself, never what it was to keep.
+
+    Attributes:
+        temporary: whether trying again later may help.
+    """
+
+    def __init__(self, message: str, *, temporary: bool = True) -> None:
+        super().__init__(message)
+        self.temporary = temporary
 
 
 class RecordingError(QmcError):

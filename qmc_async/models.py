@@ -20,8 +20,10 @@ __all__ = [
     "RECORDING_LIFETIME",
     "Call",
     "CallResult",
+    "Conflict",
     "Disconnected",
     "Envelope",
+    "Event",
     "FileResult",
     "Notification",
     "Reason",
@@ -154,6 +156,28 @@ class UnknownNotification:
 
 
 Notification: TypeAlias = Disconnected | UnknownNotification
+"""What one request of the platform says."""
+
+
+@frozen(kw_only=True)
+class Conflict:
+    """Two reports of one call's end that say different things. Both are kept.
+
+    The first was delivered as the `Disconnected` that it is, and stays what `wait_for` returns.
+
+    Attributes:
+        call_id: the ``callidentifier`` of both.
+        first: the report that came first; None where it was purged meanwhile.
+        second: the report that came later, and differs.
+    """
+
+    call_id: str
+    first: Disconnected | None
+    second: Disconnected
+
+
+Event: TypeAlias = Disconnected | UnknownNotification | Conflict
+"""What a handler can be registered for."""
 
 
 @frozen(kw_only=True)

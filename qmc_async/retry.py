@@ -13,7 +13,7 @@ import random
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 
-__all__ = ["back_off", "parse_retry_after"]
+__all__ = ["back_off", "full_jitter", "parse_retry_after"]
 
 FIRST_WAIT = 0.25
 LONGEST_WAIT = 8.0
@@ -26,9 +26,21 @@ def back_off(attempts: int, retry_after: float | None) -> float:
         attempts: how many have failed, at least 1.
         retry_after: seconds that the platform asked for; the wait is never shorter.
     """
-    longest = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** (attempts - 1))
-    jittered = random.uniform(0, longest)  # noqa: S311 - spreads load, guards nothing
+    jittered = full_jitter(attempts, FIRST_WAIT, LONGEST_WAIT)
     return jittered if retry_after is None else retry_after + jittered
+
+
+def full_jitter(attempts: int, first: float, longest: float) -> float:
+    """Any number of seconds up to a limit that doubles with each of the `attempts`.
+
+    Args:
+        attempts: how many have failed, at least 1.
+        first: the limit after the first one.
+        longest: what the limit never exceeds.
+    """
+    # 2.0 ** 1024 is an OverflowError, and by then any limit has been reached.
+    limit = min(longest, first * 2.0 ** min(attempts - 1, 1000))
+    return random.uniform(0, limit)  # noqa: S311 - spreads load, guards nothing
 
 
 def parse_retry_after(value: str, now: float) -> float | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import asynccontextmanager
+import sqlite3
+from contextlib import asynccontextmanager, closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,16 +15,20 @@ from qmc_async import (
     CallbackServer,
     Credentials,
     Disconnected,
+    Retry,
     Signer,
     UnknownNotification,
 )
-from qmc_async.store import MemoryStore
+from qmc_async.store import Store as BaseStore
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+    from pathlib import Path
 
-    from qmc_async.models import Notification
-
+    from qmc_async import Delivery
+    from qmc_async.callback.dispatcher import Dispatcher
+    from qmc_async.models import Event
+    from qmc_async.store.records import Kept, Put
 
 SIGNER = Signer(Credentials(1696054309969104898, "secret"))
 TOKEN = SIGNER.callback_token
@@ -57,6 +62,26 @@ def path_of(server: CallbackServer) -> str:
     return path
 
 
+def running_in(server: CallbackServer) -> set[object]:
+    """The handlers that run."""
+    dispatcher: Dispatcher = vars(server)["_dispatcher"]
+    running: set[object] = vars(dispatcher)["_running"]
+    return running
+
+
+def held_in(server: CallbackServer) -> dict[object, object]:
+    """The claims that it holds."""
+    dispatcher: Dispatcher = vars(server)["_dispatcher"]
+    held: dict[object, object] = vars(dispatcher)["_held"]
+    return held
+
+
+def accepting_in(server: CallbackServer) -> set[object]:
+    """The notifications that are being kept."""
+    accepting: set[object] = vars(server)["_accepting"]
+    return accepting
+
+
 class Reply:
     """An answer, read from the socket."""
 
@@ -88,7 +113,7 @@ async def exchange(port: int, data: bytes, host: str = "127.0.0.1") -> Reply:
     """Send bytes and read one answer."""
     reader, writer = await asyncio.open_connection(host, port)
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             writer.write(data)
             await writer.drain()
             reply = Reply(await reader.readuntil(b"\r\n\r\n"))
@@ -109,8 +134,8 @@ async def post_to(server: CallbackServer, body: bytes, *headers: str, **how: Any
 
 
 async def until(condition: Callable[[], object]) -> None:
-    """Wait for a condition, for five seconds at most."""
-    async with asyncio.timeout(5):
+    """Wait for a condition, until it is clear that it hangs."""
+    async with asyncio.timeout(20):
         while not condition():  # noqa: ASYNC110 - any condition
             await asyncio.sleep(0.002)
 
@@ -207,11 +232,11 @@ async def attached(**options: Any) -> AsyncGenerator[Listening]:  # noqa: ANN401
 both = pytest.mark.parametrize("listen", [alone, attached], ids=["alone", "attached"])
 
 
-class Store(MemoryStore):
+class Store(BaseStore):
     """A store that can be slow and can fail, and that is false while it is empty."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, url: str = "sqlite://", **options: Any) -> None:  # noqa: ANN401 - any of the store's
+        super().__init__(url, **options)
         self.put_bodies: list[bytes] = []
         self.go_on = asyncio.Event()
         self.go_on.set()
@@ -220,10 +245,87 @@ class Store(MemoryStore):
     def __len__(self) -> int:
         return len(self.put_bodies)
 
-    async def put(self, event: Notification, body: bytes) -> bool:
+    async def keep(self, put: Put, on_late: Callable[[Kept], None]) -> Kept | None:
         """Keep it, when told to."""
         await self.go_on.wait()
         if self.failure:
             raise self.failure
-        self.put_bodies.append(body)
-        return await super().put(event, body)
+        self.put_bodies.append(put.receipt.body)
+        return await super().keep(put, on_late)
+
+
+# --- a store in a file, and what is in it ------------------------------------------------------
+
+
+def url_in(folder: Path) -> str:
+    """The URL of a store in a folder."""
+    return f"sqlite:///{folder / 'qmc.db'}"
+
+
+def select_in(folder: Path, query: str, *arguments: object) -> list[tuple[Any, ...]]:
+    """Ask the file itself, past all code of ours."""
+    with closing(sqlite3.connect(folder / "qmc.db", timeout=30)) as file, file:
+        return file.execute(query, arguments).fetchall()
+
+
+def deliveries_in(folder: Path) -> dict[str, tuple[str, int, str | None]]:
+    """State, attempts and owner of each handler's delivery, where there is one event."""
+    rows = select_in(folder, "SELECT handler, state, attempts, owner FROM qmc_deliveries")
+    return {handler: (state, attempts, owner) for handler, state, attempts, owner in rows}
+
+
+# --- handlers that note what they get ----------------------------------------------------------
+
+
+class Seen:
+    """What handlers were called with, each under a name."""
+
+    def __init__(self) -> None:
+        self.all: list[tuple[str, Event]] = []
+        self.deliveries: list[Delivery] = []
+
+    def handler(
+        self, name: str, *failures: BaseException | None
+    ) -> Callable[[Any, Delivery], Coroutine[Any, Any, None]]:
+        """A handler that notes what it gets, and then fails as often as told."""
+        rest = list(failures)
+
+        async def note(event: Event, delivery: Delivery) -> None:
+            self.all.append((name, event))
+            self.deliveries.append(delivery)
+            failure = rest.pop(0) if rest else None
+            if failure is not None:
+                raise failure
+
+        return note
+
+    @property
+    def names(self) -> list[str]:
+        """Who was called, in order."""
+        return [name for name, _ in self.all]
+
+    @property
+    def attempts(self) -> list[int]:
+        """The number of each attempt, in order."""
+        return [delivery.attempt for delivery in self.deliveries]
+
+
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look through the store every few milliseconds, not every second."""
+    monkeypatch.setattr("qmc_async.callback.dispatcher._POLLED_EVERY", 0.01)
+    monkeypatch.setattr("qmc_async.callback.dispatcher._TRIED_EVERY", 0.01)
+    monkeypatch.setattr("qmc_async.callback.waiting._TICK", 0.01)
+
+
+SOON = Retry(first_delay=0.001, longest_delay=0.001)
+LATER = Retry(first_delay=3600, longest_delay=3600)
+
+
+def make_due(folder: Path) -> None:
+    """Let the wait for the next attempt be over."""
+    select_in(folder, "UPDATE qmc_deliveries SET due_at = 1 WHERE due_at IS NOT NULL")
+
+
+def messages(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
+    """What was logged at a level."""
+    return [record.getMessage() for record in caplog.records if record.levelno == level]

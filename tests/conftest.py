@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A developer's own QMC_* variables change no test."""
+    """A developer's own QMC_* variables change no test, and no test writes where it is run."""
     for name in list(os.environ):
         if name.startswith("QMC_"):
             monkeypatch.delenv(name)
+    monkeypatch.setenv("QMC_STORE", "sqlite://")
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import builtins
 import contextlib
+import errno
 import os
 import re
 import runpy
@@ -14,6 +15,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
+import click
 import pytest
 from click.testing import CliRunner, Result
 
@@ -211,7 +213,7 @@ async def test_sandbox_reports_to_the_callback_it_is_given(
         async with aiohttp.ClientSession() as session, session.get(platform.base_url) as response:
             assert response.status == 404
 
-    monkeypatch.setattr("qmc_async.cli.narrate", look)
+    monkeypatch.setattr("qmc_async.cli.simulation.narrate", look)
     url = "http://127.0.0.1:1/here"
     result = await asyncio.to_thread(qmc, "sandbox", "--port", "0", "--callback", url)
     assert result.exit_code == 0, result.output
@@ -249,6 +251,18 @@ def test_an_interrupt_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     result = qmc("end", "1")
     assert result.exit_code == 130
     assert not result.output
+
+
+def test_a_reader_may_have_enough(platform: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A closed pipe at the other end of the output ends a command without a word."""
+
+    def closed(*_: object, **__: object) -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr(click, "echo", closed)
+    result = qmc("call", CALLER, "13912345678")
+    assert (result.exit_code, result.output) == (1, "")
+    assert len(platform.calls) == 1
 
 
 def test_demo_fails_where_a_call_does(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -299,7 +313,8 @@ def test_without_the_extra_it_says_what_to_install(
             raise ModuleNotFoundError(name=missing)
         return real_import(name, *args, **kwargs)
 
-    monkeypatch.delitem(sys.modules, "qmc_async.cli")
+    for module in [name for name in sys.modules if name.startswith("qmc_async.cli")]:
+        monkeypatch.delitem(sys.modules, module)
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(SystemExit) as stop:
         main()

@@ -1,675 +1,432 @@
-"""Handlers: which are taken, which events they get, and that each runs on its own."""
+"""Each handler on its own: what one does or fails to do is nothing to the others."""
 
 from __future__ import annotations
 
 import asyncio
-import functools
+import gc
 import logging
-import time
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
+from callback_peer import (
+    LATER,
+    SOON,
+    SUCCESS,
+    Seen,
+    Store,
+    body_of,
+    deliveries_in,
+    hurry,
+    make_due,
+    messages,
+    post_to,
+    running_in,
+    select_in,
+    until,
+    url_in,
+)
 
-from qmc_async import CallbackServer, Disconnected, Reason, UnknownNotification
-from qmc_async.callback.dispatcher import Dispatcher, to_reasons
+from qmc_async import CallbackServer, Delivery, Disconnected, Retry, StoreError
+from qmc_async.store.records import State
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+    from collections.abc import Callable
+    from pathlib import Path
 
-    from qmc_async.models import Notification
-
-END = datetime(2023, 8, 29, 0, 52, 10, tzinfo=UTC)
-EVENT = Disconnected(call_id="4711", end_time=END, reason=Reason.HANG_UP)
-UNKNOWN = UnknownNotification(status="Ringing", call_id="4712", body=b"{}")
+    from qmc_async.store.records import Outcome, Poll, Polled
 
 
-def _event(reason: Reason | str | None) -> Disconnected:
-    return Disconnected(call_id="4711", end_time=END, reason=reason)
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    hurry(monkeypatch)
 
 
-class Seen:
-    """What handlers were called with, each under a name."""
-
-    def __init__(self) -> None:
-        self.all: list[tuple[str, Notification]] = []
-
-    def handler(self, name: str) -> Callable[[Any], Coroutine[Any, Any, None]]:
-        """A handler that notes what it gets."""
-
-        async def note(event: Notification) -> None:
-            self.all.append((name, event))
-
-        return note
-
-    @property
-    def names(self) -> list[str]:
-        """Who was called, in order."""
-        return [name for name, _ in self.all]
+def _is_settled(folder: Path) -> Callable[[], bool]:
+    """Whether the file has no delivery that is still to be done."""
+    pending = "SELECT count(*) FROM qmc_deliveries WHERE state = 'pending'"
+    return lambda: select_in(folder, pending) == [(0,)]
 
 
-async def _handle(dispatcher: Dispatcher, *events: Notification) -> None:
-    for event in events:
-        dispatcher.dispatch(event)
-    await dispatcher.drain(5)
+async def test_nobody_listens(tmp_path: Path) -> None:
+    """An event that no handler wants is kept all the same, and there is nothing left to do."""
+    async with CallbackServer(port=0, store=url_in(tmp_path)) as server:
+        assert (await post_to(server, body_of())).body == SUCCESS
+    assert select_in(tmp_path, "SELECT event_id, routed FROM qmc_events") == [("4711", 1)]
+    assert deliveries_in(tmp_path) == {}
 
 
-def _register(dispatcher: Dispatcher, run: Any, **options: Any) -> None:  # noqa: ANN401 - callers err
-    dispatcher.register(run, Disconnected, **({"name": None} | options))
-
-
-def _messages(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.levelno == level]
-
-
-# --- what is a handler -------------------------------------------------------------------------
-
-
-async def handle(event: Notification) -> None:
-    """A handler of this module."""
-    del event
-
-
-class Service:
-    """Handlers as objects have them."""
-
-    def __init__(self, seen: list[object]) -> None:
-        self._seen = seen
-
-    async def on_end(self, event: Notification) -> None:
-        """A bound method."""
-        self._seen.append(event)
-
-    async def __call__(self, event: Notification) -> None:
-        """The object itself."""
-        self._seen.append(event)
-
-
-async def _with_two(seen: list[object], event: Notification) -> None:
-    seen.append(event)
-
-
-def _partial(seen: list[object]) -> object:
-    return functools.partial(_with_two, seen)
-
-
-def _partial_of_partial(seen: list[object]) -> object:
-    return functools.partial(functools.partial(_with_two), seen)
-
-
-def _partial_of_method(seen: list[object]) -> object:
-    return functools.partial(Service(seen).on_end)
-
-
-def _bound_method(seen: list[object]) -> object:
-    return Service(seen).on_end
-
-
-@pytest.mark.parametrize(
-    "make", [_partial, _partial_of_partial, _partial_of_method, _bound_method, Service]
-)
-async def test_every_kind_of_coroutine_function_is_a_handler(
-    make: Callable[[list[object]], object],
-) -> None:
-    """A partial, a bound method and an object with an async `__call__` are called as they are."""
-    seen: list[object] = []
-    dispatcher = Dispatcher()
-    _register(dispatcher, make(seen))
-    await _handle(dispatcher, EVENT)
-    assert seen == [EVENT]
-
-
-def _plain(event: Notification) -> None:
-    del event
-
-
-async def _generator(event: Notification) -> AsyncIterator[Notification]:
-    yield event
-
-
-def _plain_generator(event: Notification) -> Iterator[Notification]:
-    yield event
-
-
-class _Plain:
-    def __call__(self, event: Notification) -> None:
-        del event
-
-
-class _Generating:
-    async def __call__(self, event: Notification) -> AsyncIterator[Notification]:
-        yield event
-
-
-@pytest.mark.parametrize(
-    "handler",
-    [
-        _plain,
-        functools.partial(_plain),
-        lambda event: handle(event),  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType, reportUnknownVariableType] # noqa: PLW0108 - it returns a coroutine, and is none
-        _generator,
-        _plain_generator,
-        _Plain(),
-        _Generating(),
-        _Plain,
-        Service,
-        "HangUp",
-        Reason.HANG_UP,
-        7,
-        staticmethod(_plain),
-    ],
-    ids=lambda handler: type(handler).__name__,
-)
-def test_nothing_else_is_a_handler(handler: Any) -> None:  # noqa: ANN401 - callers err
-    """A function that cannot be awaited is refused at once, not at the first notification.
-
-    An async generator function and a class with an async `__call__` look like a handler: calling
-    them gives nothing to await.
-    """
-    server = CallbackServer()
-    with pytest.raises(TypeError, match="is no coroutine function"):
-        server.on_disconnected(handler)
-    with pytest.raises(TypeError, match="is no coroutine function"):
-        server.on_disconnected(name="x")(handler)
-    with pytest.raises(TypeError, match="is no coroutine function"):
-        server.on_unknown(handler)
-
-
-async def test_a_refused_handler_leaves_its_name_free() -> None:
-    """A registration that failed has registered nothing."""
+async def test_a_hundred_handlers(tmp_path: Path) -> None:
+    """All handlers of an event run, once each, and are written down as done."""
     seen = Seen()
-    dispatcher = Dispatcher()
-    with pytest.raises(TypeError):
-        _register(dispatcher, _plain, name="a")
-    _register(dispatcher, seen.handler("a"), name="a")
-    await _handle(dispatcher, EVENT)
-    assert seen.names == ["a"]
-
-
-# --- decorators --------------------------------------------------------------------------------
-
-
-def test_the_decorator_returns_the_function_itself() -> None:
-    """With and without parentheses, what was decorated can be called and tested as before."""
-    server = CallbackServer()
-    assert server.on_disconnected(handle) is handle
-    assert server.on_disconnected(name="b")(handle) is handle
-    assert server.on_disconnected(reason="HangUp", where=bool, name="c")(handle) is handle
-    assert server.on_unknown(handle, name="d") is handle  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
-    assert server.on_unknown(name="e")(handle) is handle
-
-
-def test_a_function_may_be_registered_twice_under_two_names() -> None:
-    """Stacked decorators with names of their own are two handlers."""
-    server = CallbackServer()
-    server.on_disconnected(name="a")(server.on_disconnected(name="b")(handle))
-    with pytest.raises(ValueError, match="'a'"):
-        server.on_disconnected(name="a")(handle)
-
-
-@pytest.mark.parametrize("kind", ["on_disconnected", "on_unknown"])
-def test_a_name_is_taken_once(kind: str) -> None:
-    """One name is one handler, whatever the event: a second one is refused, and told the name."""
-    server = CallbackServer()
-    server.on_disconnected(name="log-it")(handle)
-    with pytest.raises(ValueError, match=r"'log-it' is registered already"):
-        getattr(server, kind)(name="log-it")(Seen().handler("other"))
-
-
-@pytest.mark.parametrize(
-    ("handler", "name"),
-    [
-        (handle, f"{__name__}.handle"),
-        (Service([]).on_end, f"{__name__}.Service.on_end"),
-        (Service([]), f"{__name__}.Service"),
-        (Seen().handler(""), f"{__name__}.Seen.handler.<locals>.note"),
-    ],
-)
-def test_the_default_name_is_the_same_in_every_process(
-    handler: Callable[[Any], Any], name: str
-) -> None:
-    """By default a handler is named by its module and qualified name; twice is an error."""
-    server = CallbackServer()
-    server.on_disconnected(handler)
-    with pytest.raises(ValueError, match="is registered already") as caught:
-        server.on_disconnected(handler)
-    assert repr(name) in str(caught.value)
-
-
-def test_two_servers_are_apart() -> None:
-    """A name taken on one server is free on another."""
-    for _ in range(2):
-        CallbackServer().on_disconnected(name="log-it")(handle)
-
-
-@pytest.mark.parametrize("kind", ["on_disconnected", "on_unknown"])
-async def test_too_late(kind: str) -> None:
-    """Once the server has started, also after it stopped, a handler is refused: it missed some."""
-    server = CallbackServer(port=0)
+    server = CallbackServer(port=0, store=url_in(tmp_path))
+    names = {str(number) for number in range(100)}
+    for name in names:
+        server.on_disconnected(name=name)(seen.handler(name))
     async with server:
-        with pytest.raises(RuntimeError, match="'late' came too late"):
-            getattr(server, kind)(name="late")(handle)
-    with pytest.raises(RuntimeError, match="'late' came too late"):
-        getattr(server, kind)(name="late")(handle)
-
-
-# --- filters -----------------------------------------------------------------------------------
-
-
-def test_reasons() -> None:
-    """One reason or several, as `Reason` or as the document writes it; none is no filter."""
-    assert to_reasons(None) is None
-    assert to_reasons(Reason.HANG_UP) == frozenset({Reason.HANG_UP})
-    assert to_reasons("CalleeBusy") == frozenset({Reason.CALLEE_BUSY})
-    both = frozenset({Reason.HANG_UP, Reason.CALLEE_BUSY})
-    assert to_reasons([Reason.HANG_UP, "CalleeBusy"]) == both
-    assert to_reasons({"HangUp", "CalleeBusy"}) == both
-    assert to_reasons(reason for reason in ("HangUp", "CalleeBusy", "HangUp")) == both
-
-
-@pytest.mark.parametrize(
-    "reason", ["Hangup", "HANG_UP", "", " HangUp", ["HangUp", "Busy"], [None], [""]]
-)
-def test_a_reason_that_the_document_does_not_have(reason: Any) -> None:  # noqa: ANN401 - callers err
-    """A misspelt reason would never come: it is an error at once, which tells those there are."""
-    with pytest.raises(ValueError, match=r"the document has HangUp, CallerBusy, .*Other"):
-        CallbackServer().on_disconnected(reason=reason)
-
-
-@pytest.mark.parametrize("reason", [[], (), frozenset[Reason]()])
-def test_no_reason_at_all(reason: Any) -> None:  # noqa: ANN401 - any collection
-    """An empty list of reasons would let nothing through: it is an error at once."""
-    with pytest.raises(ValueError, match="would never run"):
-        CallbackServer().on_disconnected(reason=reason)
-
-
-@pytest.mark.parametrize("reason", list(Reason))
-async def test_reason_filter(reason: Reason) -> None:
-    """A handler with a reason gets the events that ended so, and no others."""
-    seen = Seen()
-    dispatcher = Dispatcher()
-    _register(dispatcher, seen.handler("one"), name="1", reasons=to_reasons(reason))
-    others = set(Reason) - {reason}
-    _register(dispatcher, seen.handler("others"), name="2", reasons=frozenset(others))
-    _register(dispatcher, seen.handler("all"), name="3")
-    await _handle(dispatcher, _event(reason))
-    assert seen.names == ["one", "all"]
-
-
-@pytest.mark.parametrize("reason", [None, "Vanished", "hangup"])
-async def test_reason_filter_without_a_known_reason(reason: str | None) -> None:
-    """An event with no reason, or one unknown to the document, goes to who did not filter."""
-    seen = Seen()
-    dispatcher = Dispatcher()
-    _register(dispatcher, seen.handler("filtered"), name="1", reasons=frozenset(Reason))
-    _register(dispatcher, seen.handler("all"), name="2")
-    await _handle(dispatcher, _event(reason))
-    assert seen.names == ["all"]
-
-
-@pytest.mark.parametrize(
-    ("answer", "called"), [(True, True), (False, False), (1, True), ("", False), (None, False)]
-)
-async def test_where_filter(answer: object, called: bool) -> None:  # noqa: FBT001 - a table
-    """A handler with a predicate gets the events for which that returns something true."""
-    seen = Seen()
-    asked: list[Disconnected] = []
-
-    def where(event: Disconnected) -> object:
-        asked.append(event)
-        return answer
-
-    dispatcher = Dispatcher()
-    _register(dispatcher, seen.handler("a"), where=where)
-    await _handle(dispatcher, EVENT)
-    assert asked == [EVENT]
-    assert bool(seen.all) is called
-
-
-async def test_where_is_asked_after_reason() -> None:
-    """Both filters must let the event through; the predicate sees only those of the reason."""
-    seen = Seen()
-    asked: list[Disconnected] = []
-    dispatcher = Dispatcher()
-    _register(
-        dispatcher,
-        seen.handler("a"),
-        reasons=frozenset({Reason.OTHER}),
-        where=asked.append,
-    )
-    await _handle(dispatcher, EVENT)
-    assert (asked, seen.all) == ([], [])
-    await _handle(dispatcher, _event(Reason.OTHER))
-    assert len(asked) == 1
-    assert seen.all == []
-
-
-@pytest.mark.parametrize("where", [handle, functools.partial(handle), "HangUp", 7])
-def test_where_is_a_plain_function(where: Any) -> None:  # noqa: ANN401 - callers err
-    """A coroutine is always true, so an async predicate would filter nothing: refused at once."""
-    with pytest.raises(TypeError, match="where="):
-        CallbackServer().on_disconnected(where=where)(handle)
-
-
-async def test_where_that_raises(caplog: pytest.LogCaptureFixture) -> None:
-    """A failing predicate fails its handler only, and is logged with the call id."""
-    seen = Seen()
-
-    def where(_: Disconnected) -> bool:
-        raise KeyError("reason")
-
-    dispatcher = Dispatcher()
-    _register(dispatcher, seen.handler("filtered"), name="filtered", where=where)
-    _register(dispatcher, seen.handler("all"), name="all")
-    await _handle(dispatcher, EVENT)
-    assert seen.names == ["all"]
-    [message] = _messages(caplog, logging.ERROR)
-    assert "filtered" in message
-    assert "4711" in message
-
-
-async def test_each_kind_of_event_has_its_handlers() -> None:
-    """`on_unknown` gets what is no `Disconnected`, and nothing else; and the other way round."""
-    seen = Seen()
-    dispatcher = Dispatcher()
-    dispatcher.register(seen.handler("unknown"), UnknownNotification, name="1")
-    dispatcher.register(seen.handler("ended"), Disconnected, name="2")
-    dispatcher.register(seen.handler("ended, filtered"), Disconnected, name="3", where=bool)
-    await _handle(dispatcher, UNKNOWN, EVENT)
-    assert seen.all == [("unknown", UNKNOWN), ("ended", EVENT), ("ended, filtered", EVENT)]
-
-
-# --- each on its own ---------------------------------------------------------------------------
-
-
-async def test_nobody_listens() -> None:
-    """An event that no handler wants is no error, and nothing is left to wait for."""
-    dispatcher = Dispatcher()
-    await _handle(dispatcher, EVENT, UNKNOWN)
-
-
-async def test_a_hundred_handlers() -> None:
-    """All handlers of an event run, once each, and with the same event."""
-    seen = Seen()
-    dispatcher = Dispatcher()
-    for number in range(100):
-        _register(dispatcher, seen.handler(str(number)), name=str(number))
-    await _handle(dispatcher, EVENT)
-    assert sorted(seen.names, key=int) == [str(number) for number in range(100)]
-    assert all(event is EVENT for _, event in seen.all)
+        await post_to(server, body_of())
+        await until(_is_settled(tmp_path))
+    assert sorted(seen.names) == sorted(names)
+    assert deliveries_in(tmp_path) == dict.fromkeys(names, ("done", 0, None))
 
 
 async def test_handlers_do_not_wait_for_each_other() -> None:
     """All handlers of one event, and those of several events, run at the same time."""
-    dispatcher = Dispatcher()
+    server = CallbackServer(port=0)
     meeting = asyncio.Barrier(6)
+    met: list[str] = []
 
-    async def meet(_: Disconnected) -> None:
+    async def meet(event: Disconnected) -> None:
         await meeting.wait()
+        met.append(event.call_id)
 
     for name in ("a", "b", "c"):
-        _register(dispatcher, meet, name=name)
-    async with asyncio.timeout(5):
-        await _handle(dispatcher, EVENT, _event(None))
-    assert meeting.n_waiting == 0
-
-
-async def test_dispatch_runs_nothing_itself() -> None:
-    """Handlers start after `dispatch` has returned: the answer goes out first."""
-    seen = Seen()
-    dispatcher = Dispatcher()
-    _register(dispatcher, seen.handler("a"))
-    dispatcher.dispatch(EVENT)
-    assert seen.all == []
-    await dispatcher.drain(5)
-    assert seen.names == ["a"]
-
-
-@pytest.mark.parametrize(
-    "failure", [ValueError("no"), TimeoutError(), KeyError(1), ExceptionGroup("two", [OSError()])]
-)
-async def test_a_failing_handler(failure: Exception, caplog: pytest.LogCaptureFixture) -> None:
-    """It neither stops nor re-runs the others, and is logged with its name and the call id."""
-    seen = Seen()
-    runs: list[object] = []
-
-    async def fail(event: Disconnected) -> None:
-        runs.append(event)
-        raise failure
-
-    dispatcher = Dispatcher()
-    _register(dispatcher, seen.handler("before"), name="before")
-    _register(dispatcher, fail, name="failing")
-    _register(dispatcher, seen.handler("after"), name="after")
-    await _handle(dispatcher, EVENT)
-    assert sorted(seen.names) == ["after", "before"]
-    assert len(runs) == 1
-    [message] = _messages(caplog, logging.ERROR)
-    assert "failing" in message
-    assert "4711" in message
-    assert [record.exc_info[1] for record in caplog.records if record.exc_info] == [failure]
-
-
-async def test_a_failing_handler_of_an_unknown_notification(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """It is logged with the call id as well, where there is one."""
-
-    async def fail(_: UnknownNotification) -> None:
-        raise ValueError
-
-    dispatcher = Dispatcher()
-    dispatcher.register(fail, UnknownNotification, name="failing")
-    await _handle(dispatcher, UNKNOWN)
-    [message] = _messages(caplog, logging.ERROR)
-    assert "4712" in message
-
-
-async def test_a_handler_that_raises_cancelled_error(caplog: pytest.LogCaptureFixture) -> None:
-    """A cancellation that comes out of a handler ends that one only, and is logged."""
-    seen = Seen()
-
-    async def cancelled(_: Disconnected) -> None:
-        raise asyncio.CancelledError
-
-    dispatcher = Dispatcher()
-    _register(dispatcher, cancelled, name="cancelled")
-    _register(dispatcher, seen.handler("other"), name="other")
-    await _handle(dispatcher, EVENT)
-    assert seen.names == ["other"]
-    [message] = _messages(caplog, logging.WARNING)
-    assert "cancelled" in message
-    assert "4711" in message
-
-
-async def test_a_failure_is_not_repeated_for_the_next_event() -> None:
-    """A handler that failed gets the next event like any other."""
-    seen = Seen()
-    note = seen.handler("a")
-
-    async def fail_once(event: Disconnected) -> None:
-        await note(event)
-        if len(seen.all) == 1:
-            raise ValueError
-
-    dispatcher = Dispatcher()
-    _register(dispatcher, fail_once)
-    await _handle(dispatcher, EVENT)
-    await _handle(dispatcher, _event(None))
-    assert [event for _, event in seen.all] == [EVENT, _event(None)]
-
-
-async def test_a_running_handler_is_not_collected_as_garbage() -> None:
-    """The event loop holds its tasks weakly: the dispatcher holds those that run, and no others."""
-    dispatcher = Dispatcher()
-    go_on = asyncio.Event()
-
-    async def wait(_: Disconnected) -> None:
-        await go_on.wait()
-
-    _register(dispatcher, wait)
-    dispatcher.dispatch(EVENT)
-    running: set[object] = vars(dispatcher)["_running"]
-    assert len(running) == 1
-    go_on.set()
-    await dispatcher.drain(5)
-    await asyncio.sleep(0)
-    assert not running
-
-
-# --- the end -----------------------------------------------------------------------------------
-
-
-async def test_drain_waits_no_longer_than_the_handlers() -> None:
-    """A handler that ends in time is waited for, and no longer."""
-    ended: list[object] = []
-
-    async def slow(event: Disconnected) -> None:
-        await asyncio.sleep(0.05)
-        ended.append(event)
-
-    dispatcher = Dispatcher()
-    _register(dispatcher, slow)
-    dispatcher.dispatch(EVENT)
-    began = time.monotonic()
-    await dispatcher.drain(30)
-    assert ended == [EVENT]
-    assert time.monotonic() - began < 5
-
-
-async def test_drain_cancels_who_takes_longer(caplog: pytest.LogCaptureFixture) -> None:
-    """A handler that outlives the timeout is cancelled and logged; one in time is neither."""
-    ended: list[str] = []
-
-    async def stuck(_: Disconnected) -> None:
-        try:
-            await asyncio.sleep(60)
-        finally:
-            ended.append("stuck")
-
-    async def quick(_: Disconnected) -> None:
-        await asyncio.sleep(0.01)
-        ended.append("quick")
-
-    dispatcher = Dispatcher()
-    _register(dispatcher, stuck, name="stuck-one")
-    _register(dispatcher, quick, name="quick-one")
-    dispatcher.dispatch(EVENT)
-    began = time.monotonic()
-    await dispatcher.drain(0.1)
-    assert 0.1 <= time.monotonic() - began < 5
-    assert ended == ["quick", "stuck"]
-    [message] = _messages(caplog, logging.WARNING)
-    assert "stuck-one" in message
-    assert "4711" in message
-
-
-async def test_drain_with_no_patience(caplog: pytest.LogCaptureFixture) -> None:
-    """A timeout of nothing cancels at once, even who has not begun, and logs it."""
-    dispatcher = Dispatcher()
-
-    async def stuck(_: Disconnected) -> None:
-        await asyncio.sleep(60)
-
-    _register(dispatcher, stuck, name="stuck-one")
-    dispatcher.dispatch(EVENT)
-    async with asyncio.timeout(5):
-        await dispatcher.drain(0)
-    await asyncio.sleep(0.01)
-    assert not vars(dispatcher)["_running"]
-    assert any("stuck-one" in message for message in _messages(caplog, logging.WARNING))
-
-
-async def test_drain_does_not_hang_on_who_will_not_be_cancelled() -> None:
-    """A handler that swallows its cancellation is left behind after the same time again."""
-    release = asyncio.Event()
-
-    async def stubborn(_: Disconnected) -> None:
-        while not release.is_set():
-            try:
-                await release.wait()
-            except asyncio.CancelledError:
-                continue
-
-    dispatcher = Dispatcher()
-    _register(dispatcher, stubborn)
-    dispatcher.dispatch(EVENT)
-    began = time.monotonic()
-    async with asyncio.timeout(5):
-        await dispatcher.drain(0.05)
-    assert time.monotonic() - began >= 0.1
-    release.set()
-    await dispatcher.drain(5)
-    assert not vars(dispatcher)["_running"]
-
-
-async def test_drain_of_nothing() -> None:
-    """Where nothing runs there is nothing to wait for."""
-    async with asyncio.timeout(1):
-        await Dispatcher().drain(30)
-
-
-# --- what a handler must not be able to do -----------------------------------------------------
-
-
-def _sleeping(_: object) -> object:
-    return asyncio.sleep(0)
-
-
-def _promising(_: object) -> object:
-    return asyncio.get_running_loop().create_future()
-
-
-@pytest.mark.parametrize("awaitable", [_sleeping, _promising])
-async def test_a_filter_that_is_to_be_awaited(
-    awaitable: Callable[[Any], object], caplog: pytest.LogCaptureFixture
-) -> None:
-    """A filter that returns something to await would pass everything: it is an error instead."""
-    seen = Seen()
-    dispatcher = Dispatcher()
-    _register(dispatcher, seen.handler("filtered"), name="filtered", where=awaitable)
-    _register(dispatcher, seen.handler("other"), name="other")
-    await _handle(dispatcher, EVENT)
-    assert seen.names == ["other"]
-    assert "something to await" in caplog.text
-
-
-def _nothing(_: object, __: object) -> None:
-    """Do nothing about it."""
+        server.on_disconnected(name=name)(meet)
+    async with server:
+        await post_to(server, body_of("1"))
+        await post_to(server, body_of("2"))
+        await until(lambda: len(met) == 6)
 
 
 class GivingUp(BaseException):
     """More than a failure, less than what ends the event loop."""
 
 
-async def test_a_handler_that_gives_up(caplog: pytest.LogCaptureFixture) -> None:
-    """What is no `Exception` is logged with the call id, and the others run."""
+class Mute(Exception):  # noqa: N818 - it says nothing
+    """An exception that cannot even be shown."""
+
+    def __str__(self) -> str:
+        raise KeyError("and neither can this one")
+
+
+FAILURES = [
+    ValueError("no"),
+    TimeoutError(),
+    KeyError(1),
+    ExceptionGroup("two", [OSError()]),
+    MemoryError(),
+    asyncio.CancelledError(),
+    SystemExit(3),
+    GivingUp("all of it"),
+    OSError(2, "no such file", "\udcff"),
+    Mute(),
+]
+
+
+@pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: type(failure).__name__)
+async def test_a_failing_handler(
+    failure: BaseException, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is tried again, whatever it raised; its siblings neither stop nor run again."""
     seen = Seen()
+    server = CallbackServer(port=0, store=url_in(tmp_path))
+    server.on_disconnected(name="before")(seen.handler("before"))
+    server.on_disconnected(name="failing", retry=SOON)(seen.handler("failing", failure))
+    server.on_disconnected(name="after")(seen.handler("after"))
+    async with server:
+        await post_to(server, body_of())
+        await until(lambda: len(seen.all) >= 4)
+        await until(_is_settled(tmp_path))
+        await post_to(server, body_of("4712"))
+        await until(lambda: len(seen.all) >= 7)
+    assert sorted(seen.names) == ["after"] * 2 + ["before"] * 2 + ["failing"] * 3
+    of_first = select_in(tmp_path, "SELECT handler, state, attempts FROM qmc_deliveries LIMIT 3")
+    assert of_first == [("after", "done", 0), ("before", "done", 0), ("failing", "done", 1)]
+    [message] = messages(caplog, logging.WARNING)
+    assert "failing" in message
+    assert "4711" in message
+    assert [record.exc_info[1] for record in caplog.records if record.exc_info] == [failure]
 
-    async def give_up(_: Disconnected) -> None:
-        raise GivingUp
 
-    dispatcher = Dispatcher()
-    _register(dispatcher, give_up, name="give-up")
-    _register(dispatcher, seen.handler("other"), name="other")
-    asyncio.get_running_loop().set_exception_handler(_nothing)  # the task's own end
-    await _handle(dispatcher, EVENT)
-    assert seen.names == ["other"]
-    [message] = _messages(caplog, logging.CRITICAL)
-    assert "give-up" in message
+async def test_what_failed_before_a_restart(tmp_path: Path) -> None:
+    """After a restart who is done does not run again, and who is not does."""
+    before, after = Seen(), Seen()
+    for seen, failures in ((before, [ValueError()]), (after, [])):
+        server = CallbackServer(port=0, store=url_in(tmp_path))
+        server.on_disconnected(name="good")(seen.handler("good"))
+        server.on_disconnected(name="bad", retry=LATER)(seen.handler("bad", *failures))
+        async with server:
+            if seen is before:
+                await post_to(server, body_of())
+                await until(lambda: deliveries_in(tmp_path).get("good") == ("done", 0, None))
+                await until(lambda: deliveries_in(tmp_path)["bad"] == ("pending", 1, None))
+                make_due(tmp_path)
+            else:
+                await until(_is_settled(tmp_path))
+    assert sorted(before.names) == ["bad", "good"] or sorted(before.names) == ["bad", "bad", "good"]
+    assert "good" not in after.names
+    assert deliveries_in(tmp_path) == {"good": ("done", 0, None), "bad": ("done", 1, None)}
+
+
+async def test_a_handler_that_came_later(tmp_path: Path) -> None:
+    """A handler that is new gets what comes from now on, not what came before it was there."""
+    seen = Seen()
+    for call_id, names in (("1", ["old"]), ("2", ["old", "new"])):
+        server = CallbackServer(port=0, store=url_in(tmp_path))
+        for name in names:
+            server.on_disconnected(name=name)(seen.handler(name))
+        async with server:
+            await post_to(server, body_of(call_id))
+            await until(_is_settled(tmp_path))
+    got = sorted((name, event.call_id) for name, event in seen.all)
+    assert got == [("new", "2"), ("old", "1"), ("old", "2")]
+
+
+async def test_a_handler_that_is_gone(tmp_path: Path) -> None:
+    """What a handler has not done waits for it while it is not there."""
+    seen = Seen()
+    server = CallbackServer(port=0, store=url_in(tmp_path))
+    server.on_disconnected(name="a", retry=LATER)(seen.handler("a", ValueError()))
+    async with server:
+        await post_to(server, body_of())
+        await until(lambda: deliveries_in(tmp_path) == {"a": ("pending", 1, None)})
+    make_due(tmp_path)
+    server = CallbackServer(port=0, store=url_in(tmp_path))
+    server.on_disconnected(name="b")(seen.handler("b"))
+    async with server:
+        await post_to(server, body_of("4712"))
+        await until(lambda: "b" in seen.names)
+    server = CallbackServer(port=0, store=url_in(tmp_path))
+    server.on_disconnected(name="a")(seen.handler("a"))
+    async with server:
+        await until(_is_settled(tmp_path))
+    assert [(name, event.call_id) for name, event in seen.all] == [
+        ("a", "4711"),
+        ("b", "4712"),
+        ("a", "4711"),
+    ]
+
+
+def test_an_interrupt_ends_the_program(tmp_path: Path) -> None:
+    """Who presses Ctrl-C means the program: the handler has not failed, and gets it again."""
+
+    async def main() -> None:
+        server = CallbackServer(port=0, store=url_in(tmp_path))
+
+        @server.on_disconnected(name="a", retry=Retry(attempts=1))
+        async def interrupt(_: Disconnected) -> None:
+            raise KeyboardInterrupt
+
+        async with server:
+            posting = asyncio.ensure_future(post_to(server, body_of()))
+            await asyncio.sleep(30)
+            await posting
+
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(main())
+    assert deliveries_in(tmp_path) == {"a": ("pending", 0, None)}
+
+
+async def test_what_a_handler_says_is_kept_without_numbers(tmp_path: Path) -> None:
+    """The error in the store is short, has no telephone number, and any character may be in it."""
+    failures = [ValueError("13912345678 " + "x" * 5000), ValueError("\udcff"), Mute()]
+    seen = Seen()
+    for number, failure in enumerate(failures):
+        server = CallbackServer(port=0, store=url_in(tmp_path))
+        server.on_disconnected(name="a", retry=LATER)(seen.handler("a", failure))
+        async with server:
+            await post_to(server, body_of(str(number)))
+            await until(lambda: deliveries_in(tmp_path)["a"] == ("pending", 1, None))
+    errors = [error for (error,) in select_in(tmp_path, "SELECT error FROM qmc_deliveries")]
+    assert "13912345678" not in errors[0]
+    assert len(errors[0]) <= 2000
+    assert errors[1:] == ["ValueError: \\udcff", "Mute"]
+
+
+async def test_a_running_handler_is_not_collected_as_garbage() -> None:
+    """The event loop holds its tasks weakly: somebody else holds those that run."""
+    server = CallbackServer(port=0)
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    @server.on_disconnected
+    async def wait(_: Disconnected) -> None:
+        begun.set()
+        future = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_later(0.1, future.set_result, None)
+        await future
+        ended.set()
+
+    async with server:
+        await post_to(server, body_of())
+        await begun.wait()
+        gc.collect()
+        async with asyncio.timeout(5):
+            await ended.wait()
+
+
+# --- a store that fails ------------------------------------------------------------------------
+
+
+class Failing(Store):
+    """A store whose own mistakes come as often as told."""
+
+    def __init__(self, *failures: Exception) -> None:
+        super().__init__()
+        self.failures = list(failures)
+        self.settled: list[Outcome] = []
+
+    def _fail(self) -> None:
+        if self.failures:
+            raise self.failures.pop(0)
+
+    async def settle(self, outcome: Outcome) -> bool:
+        """Write it down, or fail."""
+        self._fail()
+        self.settled.append(outcome)
+        return await super().settle(outcome)
+
+
+async def test_an_outcome_that_cannot_be_written_down_yet() -> None:
+    """It is tried until it can; the handler is not run again for it."""
+    store = Failing(StoreError("away"), StoreError("away"))
+    seen = Seen()
+    server = CallbackServer(port=0, store=store)
+    server.on_disconnected(name="a")(seen.handler("a"))
+    async with server:
+        await post_to(server, body_of())
+        await until(lambda: store.settled)
+        await until(lambda: not running_in(server))
+        assert await store.count_pending() == 0
+    assert seen.names == ["a"]
+
+
+async def test_an_outcome_that_can_never_be_written_down(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It is given up and logged; what the store refuses blocks nothing else."""
+    store = Failing(StoreError("never", temporary=False))
+    seen = Seen()
+    server = CallbackServer(port=0, store=store)
+    server.on_disconnected(name="a")(seen.handler("a"))
+    async with server:
+        await post_to(server, body_of())
+        await post_to(server, body_of("4712"))
+        await until(lambda: len(seen.all) == 2)
+        await until(lambda: len(store.settled) == 1)
+        await until(lambda: not running_in(server))
+        assert await store.count_pending() == 1
+    [message] = messages(caplog, logging.ERROR)
+    assert "could not be written down (never)" in message
     assert "4711" in message
 
 
-async def test_a_handler_that_drains() -> None:
-    """A handler that stops the server does not wait for itself."""
-    dispatcher = Dispatcher()
-    done: list[float] = []
+@pytest.mark.parametrize("failures", [0, 2])
+async def test_a_handler_that_is_cancelled_from_outside(
+    failures: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has not failed: it gets the event again as the same attempt, once that is written down."""
+    monkeypatch.setattr("qmc_async.callback.dispatcher._CANCELLED_DELAY", 0.01)
+    store = Failing(*[StoreError("away")] * failures)
+    attempts: list[int] = []
+    server = CallbackServer(port=0, store=store)
 
-    async def drain(_: Disconnected) -> None:
-        began = time.monotonic()
-        await dispatcher.drain(5)
-        done.append(time.monotonic() - began)
+    @server.on_disconnected(retry=Retry(attempts=1))
+    async def wait(_: Disconnected, delivery: Delivery) -> None:
+        attempts.append(delivery.attempt)
+        if len(attempts) == 1:
+            await asyncio.Event().wait()
 
-    _register(dispatcher, drain)
-    await _handle(dispatcher, EVENT)
-    assert done[0] < 1
+    async with server:
+        await post_to(server, body_of())
+        await until(lambda: attempts)
+        for task in running_in(server):
+            assert isinstance(task, asyncio.Task)
+            task.cancel()
+        await until(lambda: len(attempts) == 2)
+        await until(lambda: not running_in(server))
+        assert await store.dead_letters() == []
+        assert await store.count_pending() == 0
+    assert attempts == [1, 1]
+
+
+class Unreleasing(Store):
+    """A store that never takes back what was not handled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.refused = 0
+
+    async def settle(self, outcome: Outcome) -> bool:
+        """Write it down, unless it is a release."""
+        if outcome.state is State.PENDING:
+            self.refused += 1
+            raise StoreError("never", temporary=False)
+        return await super().settle(outcome)
+
+
+async def test_a_release_that_can_never_be_written_down(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What the store refuses to take back is logged, and blocks nothing else."""
+    store = Unreleasing()
+    seen = Seen()
+    begun = asyncio.Event()
+    server = CallbackServer(port=0, store=store)
+
+    @server.on_disconnected(name="a", where=lambda event: event.call_id == "1")
+    async def wait(_: Disconnected) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    server.on_disconnected(name="b", retry=SOON)(seen.handler("b"))
+    async with server:
+        await post_to(server, body_of("1"))
+        await begun.wait()
+        for task in running_in(server):
+            assert isinstance(task, asyncio.Task)
+            task.cancel()
+        await until(lambda: store.refused)
+        await post_to(server, body_of("2"))
+        await until(lambda: len(seen.all) == 2)
+        await until(lambda: messages(caplog, logging.ERROR))
+    assert store.refused == 1
+    assert all("never" in text for text in messages(caplog, logging.ERROR))
+
+
+class Unreadable(Store):
+    """A store that cannot be looked through, as often as told."""
+
+    def __init__(self, *failures: Exception) -> None:
+        super().__init__()
+        self.failures = list(failures)
+
+    async def poll(self, poll: Poll) -> Polled:
+        """Fail, or look."""
+        if self.failures:
+            raise self.failures.pop(0)
+        return await super().poll(poll)
+
+
+@pytest.mark.parametrize("failure", [StoreError("away"), OSError("a mistake")])
+async def test_looking_goes_on(failure: Exception, caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever goes wrong with the store, it is looked through again; a mistake is logged."""
+    store = Unreadable(*[failure] * 3)
+    seen = Seen()
+    server = CallbackServer(port=0, store=store)
+    server.on_disconnected(name="a", retry=SOON)(seen.handler("a", ValueError()))
+    async with server:
+        await post_to(server, body_of())
+        await until(lambda: len(seen.all) == 2)
+    assert not store.failures
+    assert len(messages(caplog, logging.ERROR)) == (0 if isinstance(failure, StoreError) else 3)
+
+
+@pytest.mark.parametrize("failures", [[], [ValueError()], [SystemExit()]])
+async def test_what_could_not_be_kept_is_handled_once(failures: list[BaseException]) -> None:
+    """Nobody knows of it later: every handler gets it once, from memory, done or not."""
+    store = Store()
+    store.failure = StoreError("away")
+    seen = Seen()
+    server = CallbackServer(port=0, store=store)
+    server.on_disconnected(name="a", retry=SOON)(seen.handler("a", *failures))
+    server.on_disconnected(name="b")(seen.handler("b"))
+    async with server:
+        assert (await post_to(server, body_of())).status == 500
+        await until(lambda: len(seen.all) == 2)
+        store.failure = None
+        await post_to(server, body_of("4712"))
+        await until(lambda: len(seen.all) == 4)
+        await until(lambda: not running_in(server))
+        assert await store.count_pending() == 0
+    assert sorted(seen.names) == ["a", "a", "b", "b"]
+    assert seen.attempts == [1] * 4
+    assert all(isinstance(delivery, Delivery) for delivery in seen.deliveries)

@@ -21,6 +21,7 @@ from qmc_async.errors import (
     QmcError,
     RateLimited,
     RecordingError,
+    StoreError,
     TransportError,
 )
 
@@ -67,6 +68,7 @@ def _samples() -> list[QmcError]:
         AuthenticationError("401", **_EXCHANGE),  # type: ignore[arg-type]
         limited,
         DecodeError("$.endTime: is missing", path="$.endTime"),
+        StoreError("the store failed", temporary=False),
         RecordingError("cut short"),
     ]
 

@@ -25,6 +25,7 @@ TEXT = README.read_text(encoding="utf-8")
 PROGRAMS = list(Sybil(parsers=[PythonCodeBlockParser()]).parse(README))
 EXPECTED = {
     "A whole program": "order-42 CalleeBusy",
+    "No notification is lost": "given up: bill Reject: nobody talked",
     "Nobody's telephone rings twice": "it was placed after all, and ended with HangUp",
     "Recordings": "saved as call.wav",
     "The sandbox": "they talked for 0:59:53",

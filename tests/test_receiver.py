@@ -19,6 +19,7 @@ from qmc_async.models import Disconnected, UnknownNotification
 
 if TYPE_CHECKING:
     from qmc_async.models import Notification
+    from qmc_async.store.records import Receipt
 
 PATH = "/qmc/callback/s3cret-token_"
 NUMBER = "13912345678"
@@ -73,12 +74,12 @@ class Kept:
         self.failure = failure
         self.receiver = Receiver(PATH, self.accept)
 
-    async def accept(self, event: Notification, body: bytes) -> None:
+    async def accept(self, receipt: Receipt) -> None:
         """Keep it."""
         await asyncio.sleep(0)
         if self.failure:
             raise self.failure
-        self.all.append((event, body))
+        self.all.append((receipt.event, receipt.body))
 
 
 def _refusal(method: str = "POST", path: str = PATH, length: int | None = 100) -> Reply | None:
@@ -257,7 +258,7 @@ async def test_the_answer_waits_until_it_is_kept() -> None:
     """Nothing is answered for before it is kept."""
     may_go_on = asyncio.Event()
 
-    async def accept(_: Notification, __: bytes) -> None:
+    async def accept(_: Receipt) -> None:
         await may_go_on.wait()
 
     answering = asyncio.ensure_future(Receiver(PATH, accept).receive(BODY))

@@ -40,8 +40,11 @@ async def test_attached_lives_with_the_application(caplog: pytest.LogCaptureFixt
     """It runs from the application's start to its end, which gives the handlers their time."""
     server = CallbackServer(shutdown_timeout=0.1, public_url="https://crm.example.com")
 
+    begun = asyncio.Event()
+
     @server.on_disconnected(name="stuck")
     async def stuck(_: Disconnected) -> None:
+        begun.set()
         await asyncio.sleep(60)
 
     app = an_application()
@@ -52,9 +55,10 @@ async def test_attached_lives_with_the_application(caplog: pytest.LogCaptureFixt
         waiting = asyncio.ensure_future(server.wait_for("1", timeout=30))
         await exchange(port, request_bytes(body_of()))
         assert (await server.wait_for("4711", timeout=5)).call_id == "4711"
+        await begun.wait()
     with pytest.raises(RuntimeError, match="stopped before"):
         await waiting
-    assert [r for r in caplog.records if "stuck was cancelled for call 4711" in r.getMessage()]
+    assert [r for r in caplog.records if "stuck was cancelled at event 4711" in r.getMessage()]
     with pytest.raises(RuntimeError, match="to be running"):
         await server.wait_for("1", timeout=1)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from callback_peer import (
@@ -15,14 +15,21 @@ from callback_peer import (
     body_of,
     both,
     post_to,
+    select_in,
     until,
+    url_in,
 )
 
 from qmc_async import (
     CallbackServer,
     Disconnected,
     Reason,
+    StoreError,
 )
+from qmc_async.store.events import Listing
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 async def test_a_slow_handler_does_not_delay_the_answer() -> None:
@@ -66,8 +73,9 @@ async def test_a_failing_handler_does_not_spoil_the_answer(
 
     async with server:
         assert (await post_to(server, body_of())).body == SUCCESS
+        await until(lambda: len(seen) == 3)
     assert sorted(seen) == ["failing", "reason", "where"]
-    [record] = [record for record in caplog.records if record.levelno == logging.ERROR]
+    [record] = [record for record in caplog.records if record.exc_info]
     assert "failing" in record.getMessage()
     assert "4711" in record.getMessage()
 
@@ -93,6 +101,7 @@ async def test_the_same_notification_many_times_at_once() -> None:
     async with alone() as there:
         replies = await asyncio.gather(*(there.post(body_of()) for _ in range(200)))
         assert {reply.whole.split(b"\r\n")[0] for reply in replies} == {b"HTTP/1.1 200 OK"}
+        await until(lambda: there.ended)
     assert len(there.ended) == 1
 
 
@@ -102,6 +111,7 @@ async def test_an_unknown_notification_before_the_report() -> None:
         assert (await there.post(b'{"callidentifier":"4711"}')).body == SUCCESS
         assert (await there.post(body_of())).body == SUCCESS
         event = await there.server.wait_for("4711", timeout=5)
+        await until(lambda: there.ended and there.unknown)
     assert there.ended == [event]
     assert len(there.unknown) == 1
 
@@ -113,15 +123,17 @@ async def test_the_store_gets_the_bytes(listen: Any) -> None:  # noqa: ANN401 - 
     async with listen(store=store) as there:
         await there.post(body_of())
         await there.post(b"\xff")
-    assert store.put_bodies == [body_of(), b"\xff"]
+        kept, _ = await store.list_events(Listing(limit=10))
+    assert [event.body for event in kept] == [b"\xff", body_of()]
 
 
-async def test_what_cannot_be_kept(caplog: pytest.LogCaptureFixture) -> None:
-    """It is answered with 500, and critical; handlers and waiters have it all the same."""
+@pytest.mark.parametrize("failure", [StoreError("disk full"), OSError("disk full")])
+async def test_what_cannot_be_kept(failure: Exception, caplog: pytest.LogCaptureFixture) -> None:
+    """It is answered with 500, and critical; handlers and waiters have it once all the same."""
     store = Store()
     async with alone(store=store) as there:
         waiting = asyncio.ensure_future(there.server.wait_for("4711", timeout=5))
-        store.failure = OSError("disk full")
+        store.failure = failure
         reply = await there.post(body_of())
         assert reply.status == 500
         assert json.loads(reply.body)["code"] == "500"
@@ -134,6 +146,7 @@ async def test_what_cannot_be_kept(caplog: pytest.LogCaptureFixture) -> None:
         store.failure = None
         assert (await there.post(body_of("4712"))).body == SUCCESS
         await until(lambda: len(there.ended) == 2)
+        assert await store.count_pending() == 0
 
 
 async def test_the_answer_waits_for_the_store() -> None:
@@ -150,16 +163,19 @@ async def test_the_answer_waits_for_the_store() -> None:
         await until(lambda: there.ended)
 
 
-async def test_stop_lets_a_notification_be_kept() -> None:
-    """A notification that is being kept when the server stops is kept, answered and handled."""
-    store = Store()
+async def test_stop_lets_a_notification_be_kept(tmp_path: Path) -> None:
+    """What is being kept when the server stops is kept and answered, and handled, now or later."""
+    store = Store(url_in(tmp_path))
     store.go_on.clear()
     async with alone(store=store, shutdown_timeout=5) as there:
         posting = asyncio.ensure_future(there.post(body_of()))
-        await asyncio.sleep(0.05)
+        await until(lambda: vars(there.server)["_accepting"])
         asyncio.get_running_loop().call_later(0.05, store.go_on.set)
     assert (await posting).body == SUCCESS
-    assert len(there.ended) == 1
+    assert select_in(tmp_path, "SELECT body FROM qmc_events") == [(body_of(),)]
+    async with alone(store=url_in(tmp_path)) as later:
+        await until(lambda: there.ended + later.ended)
+    assert len(there.ended + later.ended) == 1
 
 
 @pytest.mark.parametrize("shutdown_timeout", [0, 0.05])

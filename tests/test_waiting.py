@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
+from callback_peer import Store as SlowStore
+from callback_peer import until
 
 from qmc_async import ArgumentError, Call, CallbackServer, Disconnected
-from qmc_async.callback.waiting import Waiting
-from qmc_async.store import MemoryStore
+from qmc_async.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Collection, Mapping
 
-    from qmc_async.models import Notification
+    from qmc_async.callback.waiting import Waiting
 
 END = datetime(2023, 8, 29, 0, 52, 10, tzinfo=UTC)
 CALL = Call(call_id="4711", out_call_id="order-42", placed_at=END)
@@ -31,13 +32,10 @@ def _event(call_id: str = "4711", out_call_id: str | None = "order-42") -> Disco
     return Disconnected(call_id=call_id, end_time=END, out_call_id=out_call_id)
 
 
-def _futures(waiting: Waiting) -> dict[object, object]:
+def _waiters(server: CallbackServer) -> dict[object, object]:
+    waiting: Waiting = vars(server)["_waiting"]
     futures: dict[object, object] = vars(waiting)["_futures"]
     return futures
-
-
-def _waiters(server: CallbackServer) -> dict[object, object]:
-    return _futures(vars(server)["_waiting"])
 
 
 async def _until_waiting(server: CallbackServer, keys: int = 1) -> None:
@@ -133,6 +131,7 @@ async def test_the_handler_gets_it_too() -> None:
         await _until_waiting(server)
         await _report(server)
         assert await waiting == _event()
+        await until(lambda: seen)
     assert seen == [_event()]
 
 
@@ -170,28 +169,27 @@ async def test_wait_in_a_handler() -> None:
 
     async with server:
         await _report(server)
+        await until(lambda: found)
     assert found == [_event()]
 
 
-class Racing(MemoryStore):
+class Racing(Store):
     """A store whose look-up is overtaken by the notification."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__("sqlite://")
         self.looked = asyncio.Event()
         self.go_on = asyncio.Event()
         self.find_first = True
 
     async def find(
-        self, *, call_id: str | None = None, out_call_id: str | None = None
-    ) -> Disconnected | None:
+        self, call_ids: Collection[str] = (), out_call_ids: Collection[str] = ()
+    ) -> tuple[Mapping[str, Disconnected], Mapping[str, Disconnected]]:
         """Look before, or after, the pause."""
-        known = await super().find(call_id=call_id, out_call_id=out_call_id)
+        known = await super().find(call_ids, out_call_ids)
         self.looked.set()
         await self.go_on.wait()
-        if self.find_first:
-            return known
-        return await super().find(call_id=call_id, out_call_id=out_call_id)
+        return known if self.find_first else await super().find(call_ids, out_call_ids)
 
 
 @pytest.mark.parametrize("find_first", [True, False])
@@ -199,26 +197,24 @@ async def test_it_comes_during_the_look_up(find_first: bool) -> None:  # noqa: F
     """A report that comes between the look-up and the wait is not missed."""
     store = Racing()
     store.find_first = find_first
-    waiting = Waiting(store)
-    task = asyncio.ensure_future(waiting.wait(call_id="4711", out_call_id=None, timeout=5))
-    await store.looked.wait()
-    event = _event()
-    await store.put(event, b"{}")
-    waiting.wake(event)
-    store.go_on.set()
-    assert await task is event
-    assert not _futures(waiting)
+    async with CallbackServer(port=0, store=store) as server:
+        task = asyncio.ensure_future(server.wait_for("4711", timeout=5))
+        await store.looked.wait()
+        await _report(server)
+        store.go_on.set()
+        assert await task == _event()
+        assert not _waiters(server)
 
 
-async def test_woken_twice() -> None:
+async def test_woken_twice(server: CallbackServer) -> None:
     """A second report for the same waiter changes nothing: the first one counts."""
-    waiting = Waiting(MemoryStore())
-    task = asyncio.ensure_future(waiting.wait(call_id=None, out_call_id="order-42", timeout=5))
-    await asyncio.sleep(0)
+    waiting: Waiting = vars(server)["_waiting"]
+    task = asyncio.ensure_future(server.wait_for(out_call_id="order-42", timeout=5))
+    await _until_waiting(server)
     first, second = _event("1"), _event("2")
     waiting.wake(first)
     waiting.wake(second)
-    waiting.give_up()
+    await waiting.stop()
     assert await task is first
 
 
@@ -253,28 +249,10 @@ async def test_timeout_leaves_the_others_waiting(server: CallbackServer) -> None
 
 async def test_a_store_that_does_not_answer() -> None:
     """The timeout counts from the beginning: a look-up that hangs does not outlive it."""
-    waiting = Waiting(Racing())
-    async with asyncio.timeout(5):
-        with pytest.raises(TimeoutError, match="call_id 4711"):
-            await waiting.wait(call_id="4711", out_call_id=None, timeout=0.05)
-    assert not _futures(waiting)
-
-
-class Broken(MemoryStore):
-    """A store that cannot look anything up."""
-
-    async def find(
-        self, *, call_id: str | None = None, out_call_id: str | None = None
-    ) -> Disconnected | None:
-        """Fail."""
-        raise OSError(f"{call_id}{out_call_id}")
-
-
-async def test_a_store_that_fails() -> None:
-    """The store's error reaches who waits, who leaves nothing behind."""
-    async with CallbackServer(port=0, store=Broken()) as server:
-        with pytest.raises(OSError, match="4711"):
-            await server.wait_for("4711", timeout=5)
+    async with CallbackServer(port=0, store=Racing()) as server, asyncio.timeout(15):
+        for patience in (0, 0.05):
+            with pytest.raises(TimeoutError, match="call_id 4711"):
+                await server.wait_for("4711", timeout=patience)
         assert not _waiters(server)
 
 
@@ -293,16 +271,16 @@ async def test_cancelled(server: CallbackServer) -> None:
     assert not _waiters(server)
 
 
-async def test_cancelled_as_it_comes() -> None:
+async def test_cancelled_as_it_comes(server: CallbackServer) -> None:
     """A waiter cancelled in the very moment that its event comes ends cancelled, and is gone."""
-    waiting = Waiting(MemoryStore())
-    task = asyncio.ensure_future(waiting.wait(call_id="4711", out_call_id=None, timeout=5))
-    await asyncio.sleep(0)
+    waiting: Waiting = vars(server)["_waiting"]
+    task = asyncio.ensure_future(server.wait_for("4711", timeout=5))
+    await _until_waiting(server)
     task.cancel()
     waiting.wake(_event())
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert not _futures(waiting)
+    assert not _waiters(server)
 
 
 async def test_an_impatient_caller(server: CallbackServer) -> None:
@@ -330,28 +308,36 @@ async def test_stop_while_waiting() -> None:
 
 
 async def test_stop_during_the_look_up() -> None:
-    """A waiter that is still looking it up when the server stops finds it, or is told."""
+    """A waiter that is still looked up when the server stops is told; asyncio does not complain."""
     complaints: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, what: complaints.append(what))
-    for found in (True, False):
-        store = Racing()
-        store.find_first = False
-        waiting = Waiting(store)
-        task = asyncio.ensure_future(waiting.wait(call_id="4711", out_call_id=None, timeout=5))
+    store = Racing()
+    async with CallbackServer(port=0, store=store) as server:
+        task = asyncio.ensure_future(server.wait_for("4711", timeout=5))
         await store.looked.wait()
-        waiting.give_up()
-        if found:
-            await store.put(_event(), b"{}")
-        store.go_on.set()
-        await asyncio.wait([task])
-        if found:
-            assert task.result() == _event()
-        else:
-            assert isinstance(task.exception(), RuntimeError)
-        del task
-        gc.collect()
+    await asyncio.wait([task])
+    assert isinstance(task.exception(), RuntimeError)
+    del task
+    gc.collect()
     await asyncio.sleep(0)
     assert not complaints
+
+
+async def test_cancelled_as_the_server_stops() -> None:
+    """A waiter that is gone already when the server stops leaves nobody who complains."""
+    complaints: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, what: complaints.append(what))
+    server = CallbackServer(port=0)
+    async with server:
+        task = asyncio.ensure_future(server.wait_for("4711", timeout=5))
+        await _until_waiting(server)
+        stopping = asyncio.ensure_future(server.stop())
+        task.cancel()
+        await asyncio.wait([task, stopping])
+    del task
+    gc.collect()
+    assert not complaints
+    assert not _waiters(server)
 
 
 async def test_not_running() -> None:
@@ -407,22 +393,18 @@ async def test_exactly_one_id(ids: dict[str, Any]) -> None:
     assert caught.value.argument == "call"
 
 
-class Slow(MemoryStore):
-    """A store that takes its time to keep something."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.go_on = asyncio.Event()
-
-    async def put(self, event: Notification, body: bytes) -> bool:
-        """Keep it when told to."""
-        await self.go_on.wait()
-        return await super().put(event, body)
+@pytest.mark.parametrize("ids", [{"call": 4711}, {"out_call_id": 42}, {"call": b"4711"}])
+async def test_an_id_is_a_string(ids: dict[str, Any], server: CallbackServer) -> None:
+    """Any other type could never be found: it is a mistake in the program, told at once."""
+    with pytest.raises(ArgumentError, match="must be a str") as caught:
+        await server.wait_for(**ids, timeout=1)
+    assert caught.value.argument == next(iter(ids))
 
 
 async def test_nobody_is_woken_before_it_is_kept() -> None:
     """What is not kept yet could be lost yet: it wakes nobody."""
-    store = Slow()
+    store = SlowStore()
+    store.go_on.clear()
     async with CallbackServer(port=0, store=store) as server:
         waiting = asyncio.ensure_future(server.wait_for(CALL, timeout=30))
         await _until_waiting(server)
@@ -432,18 +414,3 @@ async def test_nobody_is_woken_before_it_is_kept() -> None:
         store.go_on.set()
         assert await waiting == _event()
         await posting
-
-
-class Hasty(MemoryStore):
-    """A store whose own time is up."""
-
-    async def find(self, *, call_id: str | None = None, out_call_id: str | None = None) -> None:
-        """Fail as a database does."""
-        del call_id, out_call_id
-        raise TimeoutError("the database did not answer")
-
-
-async def test_the_store_gives_up() -> None:
-    """The store's time-out is not taken for a notification that did not come."""
-    with pytest.raises(TimeoutError, match="the database did not answer"):
-        await Waiting(Hasty()).wait(call_id="4711", out_call_id=None, timeout=5)

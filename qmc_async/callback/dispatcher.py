@@ -1,158 +1,362 @@
-"""Handlers: registered by decorator, run side by side, each on its own."""
+"""Deliveries: each event to each handler that wants it, until it is done or given up.
+
+1. What is delivered is leased: by us, until it is settled, for as long as we live and renew.
+2. An event that was just kept goes to its handlers from memory, as far as they have room. What
+   they have no room for stays in the store, and is fetched when they have.
+3. A handler that fails is tried again later; its siblings do not notice.
+4. An attempt that was cut short from outside is no failure: its lease is given back.
+5. A slot is free again once the outcome is written down, so that what waits to be written down
+   is bounded too.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
-from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+import math
+import time
+from collections import Counter
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
 
-from attrs import frozen
+from attrs import evolve
 
-from qmc_async.models import Disconnected, Notification, Reason, UnknownNotification
+from qmc_async.callback.delivery import Delivery, Reject
+from qmc_async.errors import StoreError
+from qmc_async.numbers import mask_in_text
+from qmc_async.store.records import LEASE, Claim, Kind, Outcome, Poll, Put, State, from_milliseconds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Coroutine
 
-    Predicate: TypeAlias = Callable[[Disconnected], object]
+    from qmc_async.callback.handlers import Handler, Handlers
+    from qmc_async.store import Store
+    from qmc_async.store.records import Kept, Receipt
 
-__all__ = ["Dispatcher", "to_reasons"]
+__all__ = ["Dispatcher"]
 
 logger = logging.getLogger(__name__)
 
-N = TypeVar("N", Disconnected, UnknownNotification)
-
-
-@frozen
-class _Handler:
-    name: str
-    run: Callable[[Any], Coroutine[Any, Any, object]]
-    kind: type[Disconnected | UnknownNotification]
-    reasons: frozenset[Reason] | None
-    where: Predicate | None
+_POLLED_EVERY: Final = 1.0  # seconds
+_RENEWED_EVERY: Final = LEASE / 3
+_TRIED_EVERY: Final = 1.0  # seconds between two tries to write an outcome down
+_CLOCK_CHECKED_EVERY: Final = 60.0  # seconds
+_CANCELLED_DELAY: Final = 60.0  # seconds
+_UNWINDING: Final = 1.0  # seconds that a cancelled handler has for its clean-up
+_LONGEST_ERROR: Final = 2000  # characters that a dead letter keeps
 
 
 class Dispatcher:
-    """Knows the handlers, and starts those that want an event."""
+    """Runs the handlers of one server.
 
-    def __init__(self) -> None:
-        self._handlers: dict[str, _Handler] = {}
+    Args:
+        handlers: of the server.
+        store: where events and deliveries are.
+        max_concurrency: how many runs of one handler may go on at once.
+    """
+
+    def __init__(self, handlers: Handlers, store: Store, *, max_concurrency: int) -> None:
+        self._handlers = handlers
+        self._store = store
+        self._slots = max_concurrency
+        self._taken: Counter[str] = Counter()
+        self._behind: set[str] = set()
+        self._held: dict[tuple[str, str], Claim] = {}
+        self._unsettled: list[Outcome] = []
         self._running: set[asyncio.Task[None]] = set()
-        self._frozen = False
+        self._polling: asyncio.Task[None]  # since the start
+        self._renewing: asyncio.Task[None]
+        self._look = asyncio.Event()
+        self._looked_until = 0
+        self._stopping = True
 
-    def register(
-        self,
-        run: Callable[[N], Coroutine[Any, Any, object]],
-        kind: type[N],
-        *,
-        name: str | None,
-        reasons: frozenset[Reason] | None = None,
-        where: Predicate | None = None,
-    ) -> None:
-        """Add a handler.
+    def start(self) -> None:
+        """Begin to look for what an earlier process has left, and for what is due again."""
+        self._stopping = False
+        self._look = asyncio.Event()
+        self._polling = asyncio.create_task(self._poll_for_ever(), name="qmc poll")
+        self._renewing = asyncio.create_task(self._renew_for_ever(), name="qmc leases")
 
-        Raises:
-            TypeError: it is no coroutine function, or `where` is no plain one.
-            ValueError: the name is taken.
-            RuntimeError: the server has started.
+    def look(self) -> None:
+        """Look for deliveries that are due now, not only at the next tick."""
+        self._look.set()
+
+    def prepare(self, receipt: Receipt) -> Put:
+        """Book a slot at each handler that wants what came, where there is one.
+
+        The slots are booked until `cancel`.
         """
-        if not (inspect.iscoroutinefunction(run) or inspect.iscoroutinefunction(_call_of(run))):
-            raise TypeError(f"{run!r} is no coroutine function: define the handler by async def")
-        if where is not None and (not callable(where) or inspect.iscoroutinefunction(where)):
-            # A coroutine is always true: the filter would let everything pass.
-            raise TypeError(f"where={where!r} is no plain function of the event")
-        name = name or f"{run.__module__}.{getattr(run, '__qualname__', type(run).__qualname__)}"
-        if self._frozen:
-            raise RuntimeError(
-                f"the handler {name!r} came too late: register handlers before the server starts, "
-                "or the first notifications pass them by"
+        room = {
+            name: self._taken[name] < self._slots and not self._stopping
+            for name in self._handlers.wanting(receipt.event)
+        }
+        for name, has_room in room.items():
+            if has_room:
+                self._taken[name] += 1
+            else:
+                self._behind.add(name)
+        return Put(receipt, room, self._store.owner, self._handlers.of_conflicts)
+
+    def cancel(self, put: Put) -> None:
+        """Give the slots of a `Put` back."""
+        for name, booked in (put.handlers or {}).items():
+            if booked:
+                self._taken[name] -= 1
+
+    def deliver(self, kept: Kept) -> None:
+        """Start the handlers of an event that was kept."""
+        for claim in kept.claims:
+            self._begin(claim)
+        if kept.kind is Kind.CONFLICT:
+            self._look.set()
+
+    def deliver_unkept(self, receipt: Receipt) -> None:
+        """Start the handlers of an event that could not be kept: once, and nobody knows later."""
+        for name in self._handlers.wanting(receipt.event):
+            claim = Claim(
+                event_id=receipt.event_id,
+                handler=name,
+                fence=0,
+                attempts=0,
+                event=receipt.event,
+                receipt=receipt,
+                kind=receipt.kind,
             )
-        if name in self._handlers:
-            raise ValueError(
-                f"a handler named {name!r} is registered already: give each its own name="
-            )
-        self._handlers[name] = _Handler(name, run, kind, reasons, where)
+            self._run(_attempt(self._handlers.by_name[name], claim), name)
 
-    def freeze(self) -> None:
-        """From now on no handler can be added."""
-        self._frozen = True
-
-    def dispatch(self, event: Notification) -> None:
-        """Start every handler that wants the event; none waits for another."""
-        for handler in self._handlers.values():
-            if isinstance(event, handler.kind) and _has_reason(handler, event):
-                task = asyncio.create_task(_run(handler, event), name=f"qmc handler {handler.name}")
-                self._running.add(task)
-                task.add_done_callback(self._running.discard)
-
-    async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 - handlers that outlive it are cancelled, not the caller
-        """Wait for the running handlers, and cancel those that take longer.
+    async def stop(self, end: float) -> None:
+        """Let the running handlers end, and give back what they hold.
 
         Args:
-            timeout: seconds.
+            end: by `time.monotonic`; handlers that take longer are cancelled.
         """
+        self._stopping = True
+        self._look.set()
         # A handler that stops the server does not wait for itself.
-        running = {task for task in self._running if task is not asyncio.current_task()}
-        if not running:
-            return
-        _, late = await asyncio.wait(running, timeout=timeout)
-        for task in late:
-            task.cancel()
+        running = self._running - {asyncio.current_task()}
+        loops = {self._polling, self._renewing}
+        try:
+            # It ends by itself, and gives back what it has just leased.
+            await asyncio.wait({self._polling}, timeout=_UNWINDING)
+            if running:
+                await asyncio.wait(running, timeout=max(0.0, end - time.monotonic()))
+        finally:
+            # Also where stopping is cancelled: nothing of ours outlives it.
+            late = {task for task in running if not task.done()}
+            for task in late | loops:
+                task.cancel()
         if late:
             # A handler that will not be cancelled must not keep the server from stopping.
-            await asyncio.wait(late, timeout=timeout)
+            await asyncio.wait(late, timeout=max(_UNWINDING, end - time.monotonic()))
+        await asyncio.gather(*loops, return_exceptions=True)
+        with suppress(StoreError, TimeoutError):  # what is not given back expires by itself
+            async with asyncio.timeout(_UNWINDING):
+                await self._settle_rest()
+
+    def is_running(self, task: asyncio.Task[Any] | None) -> bool:
+        """Whether a task is a handler's."""
+        return task in self._running
+
+    def _begin(self, claim: Claim) -> None:
+        # What the store kept too late has lost its slot.
+        if self._stopping or self._taken[claim.handler] >= self._slots:
+            self._unsettled.append(Outcome(claim, State.PENDING))
+            return
+        self._held[claim.key] = claim
+        handler = self._handlers.by_name[claim.handler]
+        self._run(self._deliver(handler, claim), handler.name)
+
+    def _run(self, work: Coroutine[Any, Any, object], name: str) -> None:
+        self._taken[name] += 1
+        task: asyncio.Task[Any] = asyncio.create_task(work, name=f"qmc handler {name}")
+        self._running.add(task)
+
+        def done(task: asyncio.Task[Any]) -> None:
+            if not task.cancelled():
+                task.exception()  # or asyncio complains of what goes through the loop anyway
+            self._running.discard(task)
+            self._taken[name] -= 1
+            # Not one by one: what is fetched together costs one transaction.
+            if name in self._behind and self._taken[name] <= self._slots // 2:
+                self._look.set()
+
+        task.add_done_callback(done)
+
+    async def _deliver(self, handler: Handler, claim: Claim) -> None:
+        # Given back, unless it gets as far as to be settled.
+        outcome = Outcome(claim, State.PENDING)
+        try:
+            outcome = await _attempt(handler, claim)
+            await self._settle(outcome)
+        except BaseException:
+            if not self._stopping:
+                # Whoever cancels it may go on doing so.
+                outcome = evolve(outcome, delay=max(outcome.delay, _CANCELLED_DELAY))
+            self._unsettled.append(outcome)
+            raise
+        finally:
+            self._held.pop(claim.key, None)
+
+    async def _settle(self, outcome: Outcome) -> None:
+        while True:
+            try:
+                is_ours = await self._store.settle(outcome)
+            except StoreError as error:
+                if self._stopping or not error.temporary:
+                    logger.error(  # noqa: TRY400 - the traceback is the store's, and says no more
+                        "what the handler %s made of event %s could not be written down (%s): "
+                        "it may get it again",
+                        outcome.claim.handler,
+                        outcome.claim.event_id,
+                        error,
+                    )
+                    return
+                await asyncio.sleep(_TRIED_EVERY)
+            else:
+                if not is_ours:
+                    logger.warning(
+                        "the handler %s took so long over event %s that another process has it too",
+                        outcome.claim.handler,
+                        outcome.claim.event_id,
+                    )
+                return
+
+    async def _settle_rest(self) -> None:
+        rest, self._unsettled = self._unsettled, []
+        try:
+            # Together: they share a transaction.
+            await asyncio.gather(*(self._store.settle(outcome) for outcome in rest))
+        except StoreError as error:
+            if error.temporary:
+                self._unsettled += rest  # to settle one twice changes nothing
+            raise
+        except asyncio.CancelledError:
+            self._unsettled += rest
+            raise
+
+    async def _poll_for_ever(self) -> None:
+        clock_checked = -math.inf
+        while not self._stopping:
+            self._look.clear()
+            try:
+                if time.monotonic() - clock_checked > _CLOCK_CHECKED_EVERY:
+                    await self._store.undo_clock_steps(list(self._handlers.by_name))
+                    clock_checked = time.monotonic()
+                await self._settle_rest()
+                await self._poll()
+            except StoreError as error:
+                level = logging.DEBUG if error.temporary else logging.ERROR
+                logger.log(level, "the store cannot be looked through: %s", error)
+            except Exception:
+                # Whatever it is: without this loop nothing would be tried again.
+                logger.exception("looking through the store failed")
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_POLLED_EVERY):
+                    await self._look.wait()
+
+    async def _poll(self) -> None:
+        wanted = {
+            name: free
+            for name in self._handlers.by_name
+            if (free := self._slots - self._taken[name]) > 0
+        }
+        self._taken.update(wanted)
+        self._behind -= set(wanted)
+        try:
+            polled = await self._store.poll(
+                Poll(self._store.owner, wanted, frozenset(self._held), self._looked_until)
+            )
+        finally:
+            self._taken.subtract(wanted)
+        self._looked_until = polled.looked_until
+        found = Counter(claim.handler for claim in polled.claims)
+        self._behind |= {name for name, limit in wanted.items() if found[name] == limit}
+        for claim in polled.claims:
+            self._begin(claim)
+        # While it was polled, what came found all slots booked.
+        if any(self._taken[name] <= self._slots // 2 for name in self._behind):
+            self._look.set()
+        # What nobody here wants is left to a process that has a handler for it.
+        routes = {
+            event_id: names
+            for event_id, event in polled.unrouted.items()
+            if (names := self._handlers.wanting(event))
+        }
+        if routes:
+            await self._store.route(routes)
+            self._look.set()
+
+    async def _renew_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(_RENEWED_EVERY)
+            try:
+                await self._store.renew(list(self._held.values()))
+            except Exception as error:  # noqa: BLE001 - without this loop leases would end
+                logger.warning("leases could not be renewed: %s", error)
 
 
-def to_reasons(reason: Reason | str | Iterable[Reason | str] | None) -> frozenset[Reason] | None:
-    """Read the filter of `on_disconnected`; None is every reason.
-
-    Raises:
-        ValueError: there is none, or the document has no such reason: the handler would never run.
-    """
-    if reason is None:
-        return None
-    wanted = [reason] if isinstance(reason, str) else list(reason)
-    if not wanted:
-        raise ValueError("reason= is empty: the handler would never run")
+async def _attempt(handler: Handler, claim: Claim) -> Outcome:
+    delivery = Delivery(
+        attempt=claim.attempts + 1,
+        first_seen=from_milliseconds(claim.receipt.received_at),
+        idempotency_key=f"{claim.event_id}:{handler.name}",
+    )
+    patience = asyncio.timeout(handler.timeout)
     try:
-        return frozenset(Reason(one) for one in wanted)
-    except ValueError:
-        known = ", ".join(Reason)
-        raise ValueError(f"reason={reason!r}: the document has {known}") from None
+        async with patience:
+            await handler.handle(claim.event, delivery)
+    except Reject as rejection:
+        logger.warning("the handler %s rejected event %s", handler.name, claim.event_id)
+        return Outcome(claim, State.DEAD, failed=True, error=_told(rejection))
+    except (KeyboardInterrupt, GeneratorExit):
+        raise  # it is the program's, not the handler's
+    except BaseException as error:
+        if isinstance(error, asyncio.CancelledError) and _is_being_cancelled():
+            logger.warning(
+                "the handler %s was cancelled at event %s, which it gets again",
+                handler.name,
+                claim.event_id,
+            )
+            raise
+        if patience.expired():
+            error = TimeoutError(f"it took longer than {handler.timeout:g} s")
+        return _failed(handler, claim, error)
+    return Outcome(claim, State.DONE)
 
 
-def _call_of(run: object) -> object:
-    # A class is not its objects: calling it makes one, and awaits nothing.
-    return None if isinstance(run, type) else getattr(run, "__call__", None)  # noqa: B004 - an object's async __call__ is wanted
+def _is_being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
-def _has_reason(handler: _Handler, event: Notification) -> bool:
-    if handler.reasons is None or not isinstance(event, Disconnected):
-        return True
-    return event.reason in handler.reasons
-
-
-async def _run(handler: _Handler, event: Notification) -> None:
-    try:
-        if handler.where is None or _is_wanted(handler.where, event):
-            await handler.run(event)
-    except asyncio.CancelledError:
-        logger.warning("the handler %s was cancelled for call %s", handler.name, event.call_id)
-        raise
-    except Exception:
-        logger.exception("the handler %s failed for call %s", handler.name, event.call_id)
-    except BaseException:
-        logger.critical(
-            "the handler %s gave up the program, at call %s", handler.name, event.call_id
+def _failed(handler: Handler, claim: Claim, error: BaseException) -> Outcome:
+    failures = claim.attempts + 1
+    told = _told(error)
+    if failures >= handler.retry.attempts:
+        logger.error(
+            "the handler %s gave up event %s after %d attempts: it is a dead letter now",
+            handler.name,
+            claim.event_id,
+            failures,
+            exc_info=error,
         )
-        raise
+        return Outcome(claim, State.DEAD, failed=True, error=told)
+    delay = handler.retry.delay(failures)
+    logger.warning(
+        "the handler %s failed at event %s, attempt %d; it gets it again in %.0f s",
+        handler.name,
+        claim.event_id,
+        failures,
+        delay,
+        exc_info=error,
+    )
+    return Outcome(claim, State.PENDING, delay=delay, failed=True, error=told)
 
 
-def _is_wanted(where: Predicate, event: Any) -> bool:  # noqa: ANN401 - of the handler's kind
-    wanted = where(event)
-    if inspect.isawaitable(wanted):
-        if inspect.iscoroutine(wanted):
-            wanted.close()
-        raise TypeError("where= returned something to await, which would let every event pass")
-    return bool(wanted)
+def _told(error: BaseException) -> str:
+    name = type(error).__qualname__
+    try:
+        told = f"{name}: {mask_in_text(str(error))}"[:_LONGEST_ERROR]
+        return told.encode(errors="backslashreplace").decode()  # no database takes half a character
+    except BaseException:  # noqa: BLE001 - what an exception says of itself may be broken too
+        return name

@@ -15,14 +15,11 @@ from typing import TYPE_CHECKING, Final
 import orjson
 from attrs import field, frozen
 
-from qmc_async.codec import decode_notification, unknown_notification
-from qmc_async.errors import DecodeError
-from qmc_async.models import Disconnected
+from qmc_async.models import UnknownNotification
+from qmc_async.store.records import Receipt
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-
-    from qmc_async.models import Notification
 
 __all__ = ["CONTENT_TYPE", "LONGEST_BODY", "Receiver", "Reply"]
 
@@ -63,7 +60,7 @@ class Receiver:
         accept: keeps a notification; once it returns, the notification is answered for.
     """
 
-    def __init__(self, path: str, accept: Callable[[Notification, bytes], Awaitable[None]]) -> None:
+    def __init__(self, path: str, accept: Callable[[Receipt], Awaitable[None]]) -> None:
         self._path = path.encode()
         self._accept = accept
         self._refused = 0
@@ -108,20 +105,21 @@ class Receiver:
         """
         if len(body) > LONGEST_BODY:
             return self._refuse(TOO_LARGE)
-        try:
-            event = decode_notification(body)
-        except DecodeError as error:
-            problem = f"{problem}: {error}" if problem else str(error)
-            logger.warning("a notification cannot be decoded, and is kept as it came: %s", problem)
-            event = unknown_notification(body, problem=problem)
-        if isinstance(event, Disconnected) and event.problems:
+        receipt = Receipt.read(body, problem)
+        event = receipt.event
+        if isinstance(event, UnknownNotification):
+            if event.problem:
+                logger.warning(
+                    "a notification cannot be decoded, and is kept as it came: %s", event.problem
+                )
+        elif event.problems:
             logger.warning(
                 "parts of the notification of call %s cannot be read: %s",
                 event.call_id,
                 "; ".join(event.problems),
             )
         try:
-            await self._accept(event, body)
+            await self._accept(receipt)
         except Exception as error:  # noqa: BLE001 - a store may raise anything, and be answered for
             # Databases quote in their errors what they were to keep, so that is left out.
             logger.critical(

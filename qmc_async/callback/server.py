@@ -7,28 +7,32 @@ import logging
 import math
 import re
 import time
-from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
+from datetime import datetime
+from typing import TYPE_CHECKING, Self
 
 from aiohttp import web
 
 from qmc_async.callback.body import read_body
-from qmc_async.callback.dispatcher import Dispatcher, to_reasons
+from qmc_async.callback.dispatcher import Dispatcher
+from qmc_async.callback.health import HEALTHZ, READYZ, health_reply
 from qmc_async.callback.receiver import CONTENT_TYPE, Receiver
+from qmc_async.callback.registration import Registration
 from qmc_async.callback.waiting import Waiting
 from qmc_async.errors import ArgumentError, ConfigError
 from qmc_async.listening import discreet_logger, listen
-from qmc_async.models import Call, Disconnected, UnknownNotification
+from qmc_async.models import BEIJING, Call, Disconnected
 from qmc_async.settings import whole_url
-from qmc_async.store import EventStore, MemoryStore
+from qmc_async.store import DeadLetter, Kind
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+    from collections.abc import AsyncIterator, Mapping
+    from datetime import timedelta
     from types import TracebackType
 
-    from qmc_async.callback.dispatcher import Predicate
     from qmc_async.callback.receiver import Reply
-    from qmc_async.models import Notification, Reason
     from qmc_async.signer import Signer
+    from qmc_async.store import Store
+    from qmc_async.store.records import Receipt
 
 __all__ = ["CallbackServer"]
 
@@ -40,15 +44,8 @@ _LINGERING = 1.0  # seconds that a refused body may still flow before the connec
 # Clients rewrite other characters, and dot segments, and then never find the address.
 _PATH = re.compile(r"(?!.*/\.{1,2}(?:/|$))/[A-Za-z0-9._~:@/-]*")
 
-OnDisconnected = TypeVar(
-    "OnDisconnected", bound="Callable[[Disconnected], Coroutine[Any, Any, object]]"
-)
-OnUnknown = TypeVar(
-    "OnUnknown", bound="Callable[[UnknownNotification], Coroutine[Any, Any, object]]"
-)
 
-
-class CallbackServer:
+class CallbackServer(Registration):
     """Takes the platform's notifications (3.2) and hands them to coroutine handlers.
 
     It listens on its own (``async with server:``), or in an aiohttp application (`attach`).
@@ -56,13 +53,16 @@ class CallbackServer:
     Args:
         signer: the client's. A token made of its secret ends the path, so that only who was told
             the address can post to it.
-        store: where notifications are kept. By default in memory: a restart forgets them.
+        store: where notifications are kept until they are handled, and after: a `Store`, or its
+            URL. By default ``QMC_STORE``, then ``sqlite:///qmc.db``, a file in the current folder.
         host: the address to listen on.
         port: 0 for a free one.
         path: what stands before the token.
         public_url: scheme and host as the platform sees them, such as
             ``https://crm.example.com``, where a proxy stands in front; a path prefix that the
             proxy takes away may follow.
+        max_concurrency: how many runs of one handler may go on at once. What is beyond waits in
+            the store, and takes no memory.
         shutdown_timeout: seconds that running handlers are given when the server stops.
 
     Raises:
@@ -73,11 +73,12 @@ class CallbackServer:
         self,
         *,
         signer: Signer | None = None,
-        store: EventStore | None = None,
+        store: Store | str | None = None,
         host: str = "127.0.0.1",
         port: int = 8080,
         path: str = "/qmc/callback",
         public_url: str | None = None,
+        max_concurrency: int = 100,
         shutdown_timeout: float = 30.0,
     ) -> None:
         if not _PATH.fullmatch(path):
@@ -92,6 +93,10 @@ class CallbackServer:
                 raise ConfigError(f"public_url: {error}", setting="public_url") from None
         if isinstance(port, bool) or not 0 <= port <= _LAST_PORT:
             raise ConfigError(f"port: it must be between 0 and {_LAST_PORT}", setting="port")
+        if isinstance(max_concurrency, bool) or max_concurrency < 1:
+            raise ConfigError(
+                "max_concurrency: it must be a whole number, 1 or more", setting="max_concurrency"
+            )
         if not 0 <= shutdown_timeout < math.inf:
             raise ConfigError(
                 "shutdown_timeout: it must be a number of seconds, 0 or more",
@@ -101,91 +106,26 @@ class CallbackServer:
         self._port = port
         token = "" if signer is None else f"/{signer.callback_token}"
         self._path = path.rstrip("/") + token or "/"
+        if self._path in (HEALTHZ, READYZ):
+            raise ConfigError(f"path: {path} is taken: it tells how the server is", setting="path")
         self._public_url = public_url
         self._shutdown_timeout = shutdown_timeout
-        self._store = MemoryStore() if store is None else store  # an empty one may be false
-        self._dispatcher = Dispatcher()
+        self._store = _to_store(store)
+        super().__init__()
+        self._dispatcher = Dispatcher(self._handlers, self._store, max_concurrency=max_concurrency)
         self._waiting = Waiting(self._store)
         self._receiver = Receiver(self._path, self._accept)
         self._accepting: set[asyncio.Task[Reply]] = set()
         self._attached = False
+        self._is_ready = False
+        self._has_begun = False
+        self._is_finishing = False
+        self._stopped: asyncio.Event | None = None
         self._runner: web.ServerRunner | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def __repr__(self) -> str:
         return f"<CallbackServer on {self._host}:{self._port}>"
-
-    @overload
-    def on_disconnected(self, handler: OnDisconnected, /) -> OnDisconnected: ...
-
-    @overload
-    def on_disconnected(
-        self,
-        /,
-        *,
-        reason: Reason | str | Iterable[Reason | str] | None = None,
-        where: Predicate | None = None,
-        name: str | None = None,
-    ) -> Callable[[OnDisconnected], OnDisconnected]: ...
-
-    def on_disconnected(
-        self,
-        handler: OnDisconnected | None = None,
-        /,
-        *,
-        reason: Reason | str | Iterable[Reason | str] | None = None,
-        where: Predicate | None = None,
-        name: str | None = None,
-    ) -> OnDisconnected | Callable[[OnDisconnected], OnDisconnected]:
-        """Register a coroutine function for calls that have ended; several may want one event.
-
-        A handler that fails is logged with the call id; the others neither notice nor run again.
-
-        Args:
-            handler: takes a `Disconnected`.
-            reason: only calls that ended so; one `Reason` or several.
-            where: only events for which this returns something true.
-            name: the handler's lasting name; by default its module and qualified name.
-
-        Raises:
-            TypeError: the handler is no coroutine function, or `where` is no plain one.
-            ValueError: the name is taken, or the document has no such reason.
-            RuntimeError: the server has started.
-        """
-        reasons = to_reasons(reason)
-
-        def register(run: OnDisconnected) -> OnDisconnected:
-            self._dispatcher.register(run, Disconnected, name=name, reasons=reasons, where=where)
-            return run
-
-        return register if handler is None else register(handler)
-
-    @overload
-    def on_unknown(self, handler: OnUnknown, /) -> OnUnknown: ...
-
-    @overload
-    def on_unknown(self, /, *, name: str | None = None) -> Callable[[OnUnknown], OnUnknown]: ...
-
-    def on_unknown(
-        self, handler: OnUnknown | None = None, /, *, name: str | None = None
-    ) -> OnUnknown | Callable[[OnUnknown], OnUnknown]:
-        """Register a coroutine function for notifications that are no `Disconnected`.
-
-        That is another ``status`` than the document's, or a body that cannot be decoded.
-
-        Args:
-            handler: takes an `UnknownNotification`.
-            name: as for `on_disconnected`.
-
-        Raises:
-            TypeError, ValueError, RuntimeError: as `on_disconnected`.
-        """
-
-        def register(run: OnUnknown) -> OnUnknown:
-            self._dispatcher.register(run, UnknownNotification, name=name)
-            return run
-
-        return register if handler is None else register(handler)
 
     @property
     def url(self) -> str:
@@ -218,13 +158,14 @@ class CallbackServer:
         await self.stop()
 
     async def start(self) -> None:
-        """Open the port.
+        """Open the store, then the port.
 
         Raises:
             RuntimeError: it is running already.
+            ConfigError: the store is not fit for keeping anything; the port was not opened.
             OSError: the port is taken, or the address is none of this machine's.
         """
-        self._bind()
+        await self._begin()
         # No access log: it would show the path, and it halves the throughput.
         runner = web.ServerRunner(
             web.Server(self._serve, access_log=None, logger=http_logger, lingering_time=_LINGERING),
@@ -233,8 +174,11 @@ class CallbackServer:
         try:
             self._port = await listen(runner, self._host, self._port)
         except BaseException:
-            self._loop = None
+            await self._finish(0.0)
             raise
+        if not self._has_begun:
+            await runner.cleanup()
+            raise RuntimeError("this CallbackServer was stopped as it started")
         self._runner = runner
         logger.info("the callback server listens on %s port %d", self._host, self._port)
 
@@ -243,7 +187,13 @@ class CallbackServer:
 
         Where it is cancelled, what still runs is cancelled too.
         """
+        if self._stopped is not None:  # somebody else is at it
+            if not self._dispatcher.is_running(asyncio.current_task()):
+                await self._stopped.wait()
+            return
+        stopped = self._stopped = asyncio.Event()
         runner, self._runner = self._runner, None
+        self._is_ready = False
         end = time.monotonic() + self._shutdown_timeout
         try:
             if runner is not None:
@@ -252,7 +202,11 @@ class CallbackServer:
             end = 0.0
             raise
         finally:
-            await self._finish(end)
+            try:
+                await self._finish(end)
+            finally:
+                self._stopped = None
+                stopped.set()
 
     def attach(self, app: web.Application) -> None:
         """Take the notifications in an aiohttp application, at the same path.
@@ -277,8 +231,9 @@ class CallbackServer:
         self._attached = True
 
         async def lifetime(_: web.Application) -> AsyncIterator[None]:
-            self._bind()
+            await self._begin()
             yield
+            self._is_ready = False
             await self._finish(time.monotonic() + self._shutdown_timeout)
 
         app.cleanup_ctx.append(lifetime)
@@ -303,49 +258,152 @@ class CallbackServer:
             RuntimeError: the server is not running, stopped meanwhile, or runs on another event
                 loop.
         """
+        call_id = call.call_id if isinstance(call, Call) else call
+        for argument, value in (("call", call_id), ("out_call_id", out_call_id)):
+            if not isinstance(value, str | None):  # pyright: ignore[reportUnnecessaryIsInstance] - callers err
+                raise ArgumentError(
+                    f"{argument} must be a str or a Call, not {type(value).__name__}",
+                    argument=argument,
+                )
         if (call is None) == (out_call_id is None):
             raise ArgumentError("give either call or out_call_id", argument="call")
         if self._loop is not asyncio.get_running_loop():
             raise RuntimeError("wait_for needs the server to be running, on this event loop")
         return await self._waiting.wait(
-            call_id=call.call_id if isinstance(call, Call) else call,
+            call_id=call_id,
             out_call_id=out_call_id,
             timeout=timeout,
         )
 
-    def _bind(self) -> None:
+    async def dead_letters(self, limit: int = 100) -> list[DeadLetter]:
+        """What handlers gave up, the latest first.
+
+        Raises:
+            StoreError: the store did not answer, or the server is not running.
+        """
+        return await self._store.dead_letters(limit)
+
+    async def replay(self, letter: DeadLetter | str, *, handler: str | None = None) -> list[str]:
+        """Give a dead letter to its handler again, as if it had never been tried.
+
+        Args:
+            letter: from `dead_letters`, or an event's id: then all handlers that gave it up get it.
+                An event that could not be decoded is decoded again first.
+            handler: with an event's id: only this one.
+
+        Returns:
+            The handlers' names; ``*`` where the event can be decoded now, and goes to whom it
+            concerns. Empty where there was nothing to replay.
+
+        Raises:
+            StoreError: the store did not answer, or the server is not running.
+        """
+        if isinstance(letter, DeadLetter):
+            names = await self._store.replay(letter.event_id, letter.handler)
+        else:
+            names = await self._store.replay(letter, handler)
+        self._dispatcher.look()
+        return names
+
+    async def purge(self, older_than: timedelta) -> int:
+        """Delete finished events that came longer ago; those with dead letters stay.
+
+        A notification that was purged and comes again would be new. The platform sends none twice.
+
+        Returns:
+            How many.
+
+        Raises:
+            StoreError: the store did not answer, or the server is not running.
+        """
+        return await self._store.purge(datetime.now(BEIJING) - older_than)
+
+    @property
+    def problems(self) -> Mapping[str, str]:
+        """What is wrong, each with what it means, as ``/readyz`` has it; empty while all is well.
+
+        ``stopped``: it does not run. ``store``: notifications go to the spool. ``spool``: they
+        cannot be kept at all. ``set_aside``: the store's file was broken.
+        """
+        stopped = {} if self._is_ready else {"stopped": "the server does not run"}
+        return stopped | dict(self._store.problems)
+
+    async def _begin(self) -> None:
         if self._loop is not None:
             raise RuntimeError("this CallbackServer is running already")
-        self._dispatcher.freeze()
-        self._loop = asyncio.get_running_loop()
+        if self._is_finishing:
+            raise RuntimeError("this CallbackServer is still stopping")
+        self._handlers.freeze()
+        loop = self._loop = asyncio.get_running_loop()
+        try:
+            await self._store.open()
+        except BaseException:
+            self._loop = None
+            raise
+        if self._loop is not loop:
+            await self._store.close()
+            raise RuntimeError("this CallbackServer was stopped as it started")
+        self._dispatcher.start()
+        self._waiting.start()
+        self._has_begun = self._is_ready = True
 
     async def _finish(self, end: float) -> None:
         """Let what has begun come to its end, until `time.monotonic()` is `end`."""
-        if self._accepting:
-            await asyncio.wait(self._accepting, timeout=max(0.0, end - time.monotonic()))
-        self._loop = None
-        self._waiting.give_up()
-        await self._dispatcher.drain(max(0.0, end - time.monotonic()))
-
-    async def _accept(self, event: Notification, body: bytes) -> None:
+        has_begun, self._has_begun = self._has_begun, False
+        self._loop = None  # who is just starting sees it
+        if not has_begun:
+            return
+        self._is_ready = False
+        self._is_finishing = True
         try:
-            new = await self._store.put(event, body)
+            if self._accepting:
+                await asyncio.wait(self._accepting, timeout=max(0.0, end - time.monotonic()))
+            await self._waiting.stop()
+        except BaseException:
+            end = 0.0
+            raise
+        finally:
+            # Each of them also where it, or the one before, is cancelled.
+            try:
+                await self._dispatcher.stop(end)
+            finally:
+                self._is_finishing = False
+                await self._store.close()
+
+    async def _accept(self, receipt: Receipt) -> None:
+        put = self._dispatcher.prepare(receipt)
+        try:
+            kept = await self._store.keep(put, self._dispatcher.deliver)
         except Exception:
             # It will not come again: what can be done without the store is done.
-            self._deliver(event)
+            self._wake(receipt)
+            self._dispatcher.deliver_unkept(receipt)
             raise
-        if new:
-            self._deliver(event)
+        finally:
+            self._dispatcher.cancel(put)
+        if kept is None:  # it is in the spool, and its handlers get it from the store
+            self._wake(receipt)
+            return
+        if kept.kind is None:
+            logger.info("the notification of call %s came again", receipt.event.call_id)
+        elif kept.kind is Kind.CONFLICT:
+            logger.warning(
+                "the notification of call %s came again with other content; both are kept",
+                receipt.event.call_id,
+            )
         else:
-            logger.info("the notification of call %s came again", event.call_id)
+            self._wake(receipt)
+        self._dispatcher.deliver(kept)
 
-    def _deliver(self, event: Notification) -> None:
-        if isinstance(event, Disconnected):
-            self._waiting.wake(event)
-        self._dispatcher.dispatch(event)
+    def _wake(self, receipt: Receipt) -> None:
+        if isinstance(receipt.event, Disconnected):
+            self._waiting.wake(receipt.event)
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
-        return await self._serve_at(request.rel_url.raw_path, request)
+        path = request.rel_url.raw_path
+        if health := health_reply(path, self.problems):
+            return _response(health)
+        return await self._serve_at(path, request)
 
     async def _serve_at(self, path: str, request: web.BaseRequest) -> web.StreamResponse:
         reply = self._receiver.refuse(request.method, path, request.content_length)
@@ -357,6 +415,17 @@ class CallbackServer:
             self._accepting.add(task)
             task.add_done_callback(self._accepting.discard)
             reply = await asyncio.shield(task)
-        return web.Response(
-            status=reply.status, body=reply.body, headers={"Content-Type": CONTENT_TYPE}
-        )
+        return _response(reply)
+
+
+def _response(reply: Reply) -> web.Response:
+    return web.Response(
+        status=reply.status, body=reply.body, headers={"Content-Type": CONTENT_TYPE}
+    )
+
+
+def _to_store(store: Store | str | None) -> Store:
+    # SQLAlchemy is the larger part of its import, and a client alone needs no store.
+    from qmc_async.store import Store  # noqa: PLC0415
+
+    return store if isinstance(store, Store) else Store(store)

@@ -1,0 +1,38 @@
+"""What a load balancer asks: does the process live, and is it well."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import orjson
+
+from qmc_async.callback.receiver import Reply
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["HEALTHZ", "READYZ", "health_reply"]
+
+HEALTHZ: Final = "/healthz"
+READYZ: Final = "/readyz"
+
+# A database that is away is no reason to send notifications elsewhere: the spool takes them.
+_HARMLESS: Final = frozenset({"store"})
+
+
+def health_reply(path: str, problems: Mapping[str, str]) -> Reply | None:
+    """Answer the two addresses; None where it is another.
+
+    Strangers may ask, so the answer has the problems' names only.
+
+    Args:
+        path: of the request.
+        problems: of the server.
+    """
+    if path == HEALTHZ:
+        return Reply(200, b'{"alive":true}')
+    if path == READYZ:
+        is_ready = _HARMLESS.issuperset(problems)
+        body = orjson.dumps({"ready": is_ready, "problems": list(problems)})
+        return Reply(200 if is_ready else 503, body)
+    return None

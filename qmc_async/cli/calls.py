@@ -1,0 +1,147 @@
+"""`qmc call`, `qmc end` and `qmc recording`: what the client does."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+
+from qmc_async.callback import CallbackServer
+from qmc_async.cli.running import CALLBACK_PORT, console_for, running
+from qmc_async.client import AsyncQmcClient
+
+if TYPE_CHECKING:
+    from qmc_async.models import Call, Disconnected
+
+__all__ = ["call", "end", "recording"]
+
+
+@click.command()
+@click.argument("caller")
+@click.argument("callee")
+@click.option("--out-call-id", help="Your own name for the call; the notification repeats it.")
+@click.option("--wait", is_flag=True, help="Listen for the notification, and show how it ended.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=300.0,
+    show_default=True,
+    help="With --wait: seconds.",
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="With --wait: listen here.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=CALLBACK_PORT,
+    show_default=True,
+    help="With --wait: listen here.",
+)
+@click.option("--public-url", help="With --wait: scheme and host as the platform sees them.")
+@running
+async def call(
+    caller: str,
+    callee: str,
+    out_call_id: str | None,
+    *,
+    wait: bool,
+    timeout: float,  # noqa: ASYNC109 - an option of the command line
+    host: str,
+    port: int,
+    public_url: str | None,
+) -> None:
+    """Ring CALLER, then CALLEE, and connect them.
+
+    With --wait the callback address must lead here; it is shown, to be entered on the platform's
+    console. `qmc sandbox` sends to it as it is.
+
+    Example: qmc call 13987654321 13912340005 --wait
+    """
+    async with AsyncQmcClient() as client:
+        if not wait:
+            _show_call(await client.call(caller, callee, out_call_id=out_call_id))
+            return
+        server = CallbackServer(
+            signer=client.signer,
+            store="sqlite://",  # it is shown at once, and no server's handlers are passed by
+            host=host,
+            port=port,
+            public_url=public_url,
+        )
+        async with server:
+            with contextlib.suppress(RuntimeError):  # on every address, and no public one given
+                click.echo(f"listening at {server.url}", err=True)
+            placed = await client.call(caller, callee, out_call_id=out_call_id)
+            _show_call(placed)
+            _show_event(await server.wait_for(placed, timeout=timeout))
+
+
+@click.command()
+@click.argument("call_id")
+@running
+async def end(call_id: str) -> None:
+    """End the call CALL_ID, whatever state it is in.
+
+    Example: qmc end 128754716574532539
+    """
+    async with AsyncQmcClient() as client:
+        await client.end_call(call_id)
+    click.echo("ended")
+
+
+@click.command()
+@click.argument("call_id")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path(),
+    help="The file, or a folder; by default CALL_ID.wav here.",
+)
+@click.option(
+    "--wait",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    show_default=True,
+    help="Seconds to keep asking while there is none.",
+)
+@running
+async def recording(call_id: str, output: Path, wait: float) -> None:
+    """Save the recording of the call CALL_ID. It is gone three days after the call.
+
+    Example: qmc recording 128754716574532539 -o call.wav
+    """
+    console = console_for(stderr=True)
+    async with AsyncQmcClient() as client:
+        found = await client.recording(call_id, wait=wait)
+        with Progress(
+            TextColumn(call_id), BarColumn(), DownloadColumn(), console=console, transient=True
+        ) as progress:
+            shown = progress.add_task(call_id, total=None)
+
+            def on_progress(written: int, expected: int | None) -> None:
+                progress.update(shown, completed=written, total=expected)
+
+            path = await client.download(found, output, on_progress=on_progress)
+    click.echo(path)
+
+
+def _show_call(placed: Call) -> None:
+    click.echo(f"call id      {placed.call_id}")
+    click.echo(f"out call id  {placed.out_call_id}")
+
+
+def _show_event(event: Disconnected) -> None:
+    shown = {
+        "reason": event.reason,
+        "picked up": event.start_time and f"{event.start_time:%Y-%m-%d %H:%M:%S}",
+        "connected": event.answer_time and f"{event.answer_time:%Y-%m-%d %H:%M:%S}",
+        "ended": f"{event.end_time:%Y-%m-%d %H:%M:%S}",
+        "talk": event.call_duration and f"{event.call_duration.total_seconds():.0f} s",
+        "recording": event.recording_result,
+    }
+    for name, value in shown.items():
+        if value:
+            click.echo(f"{name:<12} {value}")

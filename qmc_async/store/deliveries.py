@@ -1,0 +1,411 @@
+"""What is done with `deliveries`: functions of a connection, each for all arguments of a batch.
+
+A delivery that is due has a ``due_at`` that has passed. A lease moves it to where the lease ends,
+so what a dead process held becomes due by itself. The clock may be stepped: ``due_at`` is never
+farther ahead than the longest back-off, or, under a lease, than the lease; where it is, the clock
+was wrong when it was written.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import and_, bindparam, false, func, insert, or_, select, update
+
+from qmc_async.store.records import (
+    LEASE,
+    LONGEST_DELAY,
+    Claim,
+    DeadLetter,
+    Kind,
+    Polled,
+    State,
+    from_milliseconds,
+    now,
+)
+from qmc_async.store.rows import bodies_of, row_of, to_event, to_receipt
+from qmc_async.store.schema import DEAD, deliveries, events
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from sqlalchemy import Connection, Row
+
+    from qmc_async.store.records import Outcome, Poll
+
+__all__ = [
+    "count_pending",
+    "dead_letters",
+    "new_delivery",
+    "poll",
+    "release",
+    "renew",
+    "replay",
+    "route",
+    "settle",
+    "undo_clock_steps",
+]
+
+logger = logging.getLogger(__name__)
+
+_UNROUTED_AT_ONCE: Final = 100
+
+_OURS = and_(
+    deliveries.c.event_id == bindparam("an_event"),
+    deliveries.c.handler == bindparam("a_handler"),
+    deliveries.c.fence == bindparam("a_fence"),
+    deliveries.c.due_at.is_not(None),
+)
+_UNROUTED = (
+    select(events)
+    .where(events.c.routed == false(), events.c.seq > bindparam("after"))
+    .order_by(events.c.seq)
+    .limit(_UNROUTED_AT_ONCE)
+)
+_INSERT = insert(deliveries)
+_DUE = (
+    select(deliveries.c.handler, deliveries.c.fence, deliveries.c.attempts, events)
+    .join_from(deliveries, events, deliveries.c.event_id == events.c.event_id)
+    .where(deliveries.c.handler == bindparam("a_handler"), deliveries.c.due_at <= bindparam("now"))
+    .order_by(deliveries.c.due_at)
+    .limit(bindparam("limit"))
+)
+_TOO_FAR_AHEAD = (
+    update(deliveries)
+    .where(
+        deliveries.c.handler == bindparam("a_handler"),
+        deliveries.c.due_at > bindparam("longest_lease"),
+        or_(deliveries.c.due_at > bindparam("longest_delay"), deliveries.c.owner.is_not(None)),
+    )
+    .values(due_at=bindparam("now"), owner=None)
+)
+_LEASE = (
+    update(deliveries)
+    .where(_OURS)
+    .values(fence=deliveries.c.fence + 1, owner=bindparam("an_owner"), due_at=bindparam("until"))
+)
+_RENEW = update(deliveries).where(_OURS).values(due_at=bindparam("until"))
+_SETTLE = (
+    update(deliveries)
+    .where(_OURS)
+    .values(
+        state=bindparam("a_state"),
+        fence=deliveries.c.fence + 1,  # a renewal that comes too late finds nothing to renew
+        attempts=bindparam("now_attempts"),
+        due_at=bindparam("until"),
+        owner=None,
+        changed_at=bindparam("now"),
+        error=bindparam("an_error"),
+    )
+)
+
+
+def new_delivery(event_id: str, handler: str, owner: str | None) -> dict[str, Any]:
+    """A row of `deliveries`: leased to an owner, or due at once."""
+    time = now()
+    return {
+        "event_id": event_id,
+        "handler": handler,
+        "state": State.PENDING,
+        "attempts": 0,
+        "fence": 0 if owner is None else 1,
+        "owner": owner,
+        "due_at": time if owner is None else _lease_end(time),
+        "changed_at": time,
+        "error": "",
+    }
+
+
+def _lease_end(time: int) -> int:
+    return time + int(LEASE * 1000)
+
+
+def poll(connection: Connection, polls: Sequence[Poll]) -> list[Polled]:
+    """Lease what is due, and find what nobody has routed."""
+    return [_poll(connection, one) for one in polls]
+
+
+def _poll(connection: Connection, wanted: Poll) -> Polled:
+    time = now()
+    claims: list[Claim] = []
+    for handler, limit in wanted.wanted.items():
+        # What is held stands in the way of what is not, if a stepped clock makes it look due.
+        held = sum(name == handler for _, name in wanted.held)
+        rows = connection.execute(_DUE, {"a_handler": handler, "now": time, "limit": limit + held})
+        free = [row for row in rows.all() if (row.event_id, handler) not in wanted.held]
+        for row in free[:limit]:
+            try:
+                claims.append(_to_claim(connection, row))
+            except (ValueError, TypeError) as error:  # of a newer version, or a broken file
+                _bury(connection, row, type(error).__name__)
+    if claims:
+        connection.execute(
+            _LEASE,
+            [
+                _ours(claim, claim.fence - 1)
+                | {"an_owner": wanted.owner, "until": _lease_end(time)}
+                for claim in claims
+            ],
+        )
+    found = connection.execute(_UNROUTED, {"after": wanted.after}).all()
+    unrouted = {
+        row.event_id: to_event(connection, row.kind, row.event_id, to_receipt(row)) for row in found
+    }
+    return Polled(claims, unrouted, found[-1].seq if len(found) == _UNROUTED_AT_ONCE else 0)
+
+
+def _bury(connection: Connection, row: Row[Any], why: str) -> None:
+    """Give up a delivery that cannot be read: it must not stand before those that can."""
+    logger.error("the event %s cannot be read (%s): it is a dead letter", row.event_id, why)
+    connection.execute(
+        _SETTLE,
+        {
+            "an_event": row.event_id,
+            "a_handler": row.handler,
+            "a_fence": row.fence,
+            "a_state": State.DEAD,
+            "now_attempts": row.attempts,
+            "until": None,
+            "now": now(),
+            "an_error": f"this version cannot read it: {why}",
+        },
+    )
+
+
+def _to_claim(connection: Connection, row: Row[Any]) -> Claim:
+    receipt = to_receipt(row)
+    return Claim(
+        event_id=row.event_id,
+        handler=row.handler,
+        fence=row.fence + 1,
+        attempts=row.attempts,
+        event=to_event(connection, row.kind, row.event_id, receipt),
+        receipt=receipt,
+        kind=Kind(row.kind),
+    )
+
+
+def _ours(claim: Claim, fence: int) -> dict[str, Any]:
+    return {"an_event": claim.event_id, "a_handler": claim.handler, "a_fence": fence}
+
+
+def release(connection: Connection, owners: Sequence[str]) -> list[int]:
+    """Make due at once what dead owners hold; how many, for each."""
+    handlers = _handlers_that_have_work(connection)
+    return [_release(connection, owner, handlers) for owner in owners]
+
+
+def _release(connection: Connection, owner: str, handlers: Sequence[str]) -> int:
+    time = now()
+    released = 0
+    for handler in handlers:
+        # A range of the index: a backlog of a million is not looked through.
+        released += connection.execute(
+            update(deliveries)
+            .where(
+                deliveries.c.handler == handler,
+                deliveries.c.due_at > time,
+                deliveries.c.due_at <= _lease_end(time),
+                deliveries.c.owner == owner,
+            )
+            .values(due_at=time, owner=None)
+        ).rowcount
+    return released
+
+
+def _handlers_that_have_work(connection: Connection) -> list[str]:
+    first = select(func.min(deliveries.c.handler)).where(deliveries.c.due_at.is_not(None))
+    found: list[str] = []
+    name = connection.execute(first).scalar()
+    while name is not None:
+        found.append(name)
+        name = connection.execute(first.where(deliveries.c.handler > name)).scalar()
+    return found
+
+
+def undo_clock_steps(connection: Connection, asked: Sequence[Sequence[str]]) -> list[None]:
+    """Make due at once what a wrong clock has put off too far: the handlers' names."""
+    time = now()
+    times = {
+        "longest_delay": time + int(LONGEST_DELAY * 1000),
+        "longest_lease": time + int(2 * LEASE * 1000),
+        "now": time,
+    }
+    rows = [{"a_handler": handler} | times for handlers in asked for handler in handlers]
+    if rows:
+        connection.execute(_TOO_FAR_AHEAD, rows)
+    return [None] * len(asked)
+
+
+def route(connection: Connection, routes: Sequence[Mapping[str, Sequence[str]]]) -> list[None]:
+    """Make the deliveries of events that had none: the handlers' names, by event id.
+
+    They are due at once. Whoever comes second finds nothing to do.
+    """
+    for by_event in routes:
+        for event_id, handlers in by_event.items():
+            found = connection.execute(
+                update(events)
+                .where(events.c.event_id == event_id, events.c.routed == false())
+                .values(routed=True)
+            )
+            if not found.rowcount:
+                continue
+            # A handler that was running when the store was set aside has brought its own.
+            there = set(
+                connection.execute(
+                    select(deliveries.c.handler).where(deliveries.c.event_id == event_id)
+                ).scalars()
+            )
+            rows = [new_delivery(event_id, name, None) for name in handlers if name not in there]
+            if rows:
+                connection.execute(_INSERT, rows)
+    return [None] * len(routes)
+
+
+def settle(connection: Connection, outcomes: Sequence[Outcome]) -> list[bool]:
+    """Write down how claims ended; False where the lease was lost to another."""
+    time = now()
+    rows = [
+        _ours(outcome.claim, outcome.claim.fence)
+        | {
+            "a_state": outcome.state,
+            "now_attempts": outcome.claim.attempts + outcome.failed,
+            "until": time + int(outcome.delay * 1000) if outcome.state is State.PENDING else None,
+            "now": time,
+            "an_error": outcome.error,
+        }
+        for outcome in outcomes
+    ]
+    if connection.execute(_SETTLE, rows).rowcount == len(rows):
+        return [True] * len(rows)
+    # Rare: one of them is not ours any more. Once more, each by itself, to see which.
+    return [
+        _is_settled(connection, outcome, time) or _restore(connection, outcome, row)
+        for outcome, row in zip(outcomes, rows, strict=True)
+    ]
+
+
+def _is_settled(connection: Connection, outcome: Outcome, time: int) -> bool:
+    claim = outcome.claim
+    found = connection.execute(
+        select(deliveries.c.event_id).where(
+            deliveries.c.event_id == claim.event_id,
+            deliveries.c.handler == claim.handler,
+            deliveries.c.fence == claim.fence + 1,
+            deliveries.c.state == outcome.state,
+            deliveries.c.changed_at == time,
+            deliveries.c.owner.is_(None),
+        )
+    )
+    return found.one_or_none() is not None
+
+
+def _restore(connection: Connection, outcome: Outcome, row: dict[str, Any]) -> bool:
+    """Write down a delivery that went with a store that was set aside."""
+    claim = outcome.claim
+    known = connection.execute(
+        select(deliveries.c.event_id).where(
+            deliveries.c.event_id == claim.event_id, deliveries.c.handler == claim.handler
+        )
+    )
+    if known.one_or_none() is not None:
+        return False
+    if not bodies_of(connection, [claim.event_id]):
+        event = row_of(claim.receipt, claim.event_id, routed=True) | {"kind": claim.kind}
+        connection.execute(insert(events), [event])
+    connection.execute(
+        _INSERT,
+        [
+            new_delivery(claim.event_id, claim.handler, None)
+            | {
+                "state": outcome.state,
+                "attempts": row["now_attempts"],
+                "fence": claim.fence,
+                "due_at": row["until"],
+                "error": outcome.error,
+            }
+        ],
+    )
+    return True
+
+
+def renew(connection: Connection, held: Sequence[Sequence[Claim]]) -> list[None]:
+    """Move the end of leases."""
+    until = _lease_end(now())
+    rows = [_ours(claim, claim.fence) | {"until": until} for claims in held for claim in claims]
+    if rows:
+        connection.execute(_RENEW, rows)
+    return [None] * len(held)
+
+
+def dead_letters(connection: Connection, limits: Sequence[int]) -> list[list[DeadLetter]]:
+    """What was given up, the latest first."""
+    found: list[list[DeadLetter]] = []
+    for limit in limits:
+        rows = connection.execute(
+            select(deliveries, events)
+            .join_from(deliveries, events, deliveries.c.event_id == events.c.event_id)
+            .where(DEAD)
+            .order_by(deliveries.c.changed_at.desc())
+            .limit(limit)
+        ).all()
+        found.append(
+            [
+                DeadLetter(
+                    event_id=row.event_id,
+                    handler=row.handler,
+                    event=to_event(connection, row.kind, row.event_id, to_receipt(row)),
+                    body=row.body,
+                    error=row.error,
+                    attempts=row.attempts,
+                    first_seen=from_milliseconds(row.received_at),
+                    died_at=from_milliseconds(row.changed_at),
+                )
+                for row in rows
+            ]
+        )
+    return found
+
+
+def replay(connection: Connection, letters: Sequence[tuple[str, str | None]]) -> list[list[str]]:
+    """Make dead letters due again, as if they had never been tried.
+
+    Args:
+        connection: in a transaction.
+        letters: event ids, each with a handler's name, or None for all that gave it up.
+
+    Returns:
+        For each, the handlers that get it again.
+    """
+    done: list[list[str]] = []
+    for event_id, handler in letters:
+        one = and_(
+            deliveries.c.event_id == event_id,
+            deliveries.c.state == State.DEAD,
+            *(() if handler is None else (deliveries.c.handler == handler,)),
+        )
+        names = list(connection.execute(select(deliveries.c.handler).where(one)).scalars())
+        time = now()
+        connection.execute(
+            update(deliveries)
+            .where(one)
+            .values(
+                state=State.PENDING,
+                attempts=0,
+                due_at=time,
+                changed_at=time,
+                fence=deliveries.c.fence + 1,  # nothing of its first life settles it
+            )
+        )
+        done.append(names)
+    return done
+
+
+def count_pending(connection: Connection, asked: Sequence[None]) -> list[int]:
+    """How many deliveries are not settled."""
+    count = connection.execute(
+        select(func.count()).select_from(deliveries).where(deliveries.c.due_at.is_not(None))
+    ).scalar_one()
+    return [count] * len(asked)

@@ -1,0 +1,202 @@
+"""The ladder: the database; where it is slow or fails, the spool; where that fails too, an error.
+
+1. What is in the spool goes to the database once that is back, and stays until it is there.
+2. While the database is down nobody waits for it, unless there is nothing else.
+3. A commit that comes too late is no loss: the same notification is known when it comes from the
+   spool.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from qmc_async.errors import StoreError
+from qmc_async.store import deliveries, events, spool_file
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Mapping
+    from pathlib import Path
+
+    from sqlalchemy import Connection
+
+    from qmc_async.store.group_commit import GroupCommit
+    from qmc_async.store.records import Kept, Put
+
+__all__ = ["Ladder"]
+
+logger = logging.getLogger(__name__)
+
+_SPOOL_PATIENCE: Final = 0.25  # seconds; with the database's 0.4 the answer still leaves in 0.7
+_TRIED_EVERY: Final = 0.5  # seconds between two looks whether the database is back
+_ADOPTED_EVERY: Final = 10.0  # seconds between two looks for processes that have died
+_LONGEST_COMMIT: Final = 60.0  # seconds
+
+
+class Ladder:
+    """Keeps notifications, one way or the other.
+
+    Args:
+        rows: the database.
+        spool: None where there is none.
+        patience: seconds that a notification waits for the database.
+    """
+
+    def __init__(
+        self,
+        rows: GroupCommit[Connection],
+        spool: GroupCommit[spool_file.Spool] | None,
+        patience: float,
+    ) -> None:
+        self._rows = rows
+        self._spool = spool
+        self._patience = patience
+        self._is_down = False
+        self._is_spool_down = spool is None
+        self._to_forward = asyncio.Event()
+        self._to_forward.set()  # what an earlier process may have left
+
+    @property
+    def problems(self) -> Mapping[str, str]:
+        """What is wrong, each with what it means."""
+        found: dict[str, str] = {}
+        if self._is_down:
+            found["store"] = "the database does not take notifications; they go to the spool"
+        if self._is_down and self._is_spool_down:
+            found["spool"] = "the spool does not take them either"
+        return found
+
+    async def keep(self, put: Put, on_late: Callable[[Kept], None]) -> Kept | None:
+        """Keep a notification: once this returns, it is on the disk.
+
+        Args:
+            put: what came.
+            on_late: told what became of it in the database, where that took longer than
+                `patience`.
+
+        Returns:
+            What became of it in the database; None where it is in the spool.
+
+        Raises:
+            StoreError: it could not be kept at all.
+        """
+        problems: list[str] = []
+        ladder: list[Callable[[Put, Callable[[Kept], None]], Coroutine[Any, Any, Kept | None]]] = [
+            self._keep_in_database,
+            self._keep_in_spool,
+        ]
+        if self._is_down:  # then nobody waits for it, unless there is nothing else
+            ladder.reverse()
+        for rung in ladder:
+            try:
+                return await rung(put, on_late)
+            except StoreError as error:
+                problems.append(str(error))
+        raise StoreError("; ".join(problems))
+
+    async def _keep_in_database(self, put: Put, on_late: Callable[[Kept], None]) -> Kept | None:
+        future = self._rows.submit(events.put, put)
+        try:
+            await asyncio.wait((future,), timeout=self._patience)
+        finally:
+            if not future.done():
+                future.add_done_callback(partial(_tell_late, on_late))
+        if not future.done():
+            self._went_down(f"it did not answer in {self._patience:g} s")
+            raise StoreError("the store is too slow")
+        try:
+            return future.result()
+        except StoreError as error:
+            if error.temporary:
+                self._went_down(str(error))
+            raise
+
+    async def _keep_in_spool(self, put: Put, _: Callable[[Kept], None]) -> None:
+        if self._spool is None:
+            raise StoreError("there is no spool")
+        try:
+            async with asyncio.timeout(_SPOOL_PATIENCE):
+                await self._spool.submit(spool_file.append, put)
+        except (OSError, TimeoutError) as error:
+            self._is_spool_down = True
+            raise StoreError(f"the spool failed: {type(error).__name__}") from None
+        finally:
+            self._to_forward.set()  # also what gets there too late
+        self._is_spool_down = False
+
+    def _went_down(self, why: str) -> None:
+        if not self._is_down:
+            logger.error("notifications go to the spool until the store is back: %s", why)
+        self._is_down = True
+        self._to_forward.set()
+
+    async def forward_for_ever(self) -> None:
+        """Move the spool to the database whenever there is something in it; never returns."""
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_ADOPTED_EVERY):
+                    await self._to_forward.wait()
+            self._to_forward.clear()
+            while not await self._forward_all():  # noqa: ASYNC110 - a database rings no bell
+                await asyncio.sleep(_TRIED_EVERY)
+            if self._is_down:
+                logger.warning("the store is back")
+            self._is_down = False
+
+    async def _forward_all(self) -> bool:
+        """Move the spool to the database; whether that is done, and the database quick again."""
+        loop = asyncio.get_running_loop()
+        try:
+            began = loop.time()
+            async with asyncio.timeout(_LONGEST_COMMIT):
+                await self._rows.submit(events.position, None)
+            is_quick = loop.time() - began < self._patience
+            await self._adopt()
+            await self._forward_files()
+        except (StoreError, OSError) as error:
+            logger.debug("the store is not back yet: %s", error)
+            return False
+        except Exception:
+            # Whatever it is: without this loop the spool would stay where it is.
+            logger.exception("forwarding the spool failed")
+            return False
+        return is_quick
+
+    async def _adopt(self) -> None:
+        """Take over what processes of this machine have left behind when they died."""
+        if self._spool is None:
+            return
+        for owner in await self._spool.submit(spool_file.adopt, None):
+            released = await self._rows.submit(deliveries.release, owner)
+            logger.warning(
+                "a process has died; its spool is taken over, and %d deliveries", released
+            )
+
+    async def _forward_files(self) -> None:
+        lines = self._spool
+        if lines is None:
+            return
+        for path in await lines.submit(spool_file.files, None):
+            end = 0
+            while True:
+                chunk = await lines.submit(spool_file.read, (path, end))
+                await asyncio.gather(*(self._forward(path, one) for one in chunk.puts))
+                if chunk.end == end and await lines.submit(spool_file.clear, (path, end)):
+                    break
+                end = chunk.end
+
+    async def _forward(self, path: Path, put: Put) -> None:
+        try:
+            await self._rows.submit(events.put, put)
+        except StoreError as error:
+            if error.temporary or self._spool is None:
+                raise
+            await self._spool.submit(spool_file.set_apart, (path, put))
+
+
+def _tell_late(on_late: Callable[[Kept], None], future: asyncio.Future[Kept]) -> None:
+    if future.exception() is None:  # else it is in the spool, and that is told
+        on_late(future.result())

@@ -1,0 +1,353 @@
+"""`Store`: keeps every notification, and knows what is still to be done."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+
+from sqlalchemy import Connection
+
+from qmc_async.errors import ConfigError, StoreError
+from qmc_async.store import deliveries, events, spool_file
+from qmc_async.store.database import Database
+from qmc_async.store.group_commit import GroupCommit
+from qmc_async.store.ladder import Ladder
+from qmc_async.store.salvage import Salvage
+from qmc_async.store.visited import VisitedDatabase
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+    from datetime import datetime
+    from types import TracebackType
+
+    from qmc_async.models import Disconnected
+    from qmc_async.store.events import Listing
+    from qmc_async.store.group_commit import Operation
+    from qmc_async.store.records import (
+        Claim,
+        DeadLetter,
+        Kept,
+        Outcome,
+        Poll,
+        Polled,
+        Put,
+        StoredEvent,
+    )
+
+__all__ = ["DEFAULT_URL", "Store"]
+
+logger = logging.getLogger(__name__)
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+DEFAULT_URL: Final = "sqlite:///qmc.db"
+_LONGEST_PATIENCE: Final = 60.0
+_TRIED_EVERY: Final = 1.0  # seconds
+_BREATH: Final = 0.03  # seconds; a process that waits for SQLite's lock looks that often at first
+
+
+class Store:
+    """Where notifications are kept until their handlers have run, and after.
+
+    It is given to a `CallbackServer`, which opens and closes it; several may share one. It belongs
+    to the event loop that opened it.
+
+    Args:
+        url: SQLAlchemy's; by default ``QMC_STORE``, then ``sqlite:///qmc.db``: a file in the
+            current folder. ``sqlite://`` keeps everything in memory, where a restart forgets it.
+        spool: the folder for what the database does not take; by default ``QMC_SPOOL``, then a
+            folder beside the database's file. On another volume it survives a full disk.
+        patience: seconds that a notification waits for the database before it goes to the spool.
+            The platform does not say how long it waits for our answer: comparable ones, from 0.7.
+        visiting: for a program that looks into the store of a server, which may have it open. The
+            store must be there already; it is not repaired, and there is no spool.
+
+    Raises:
+        ConfigError: a setting is malformed.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        spool: str | os.PathLike[str] | None = None,
+        patience: float = 0.4,
+        visiting: bool = False,
+    ) -> None:
+        if not 0 < patience <= _LONGEST_PATIENCE:
+            raise ConfigError(
+                f"patience: it must be a number of seconds above 0, at most {_LONGEST_PATIENCE:g}",
+                setting="patience",
+            )
+        self._database = (VisitedDatabase if visiting else Database)(
+            url or os.environ.get("QMC_STORE", "").strip() or DEFAULT_URL, self._on_set_aside
+        )
+        self._spool_folder = None if visiting else _spool_folder(spool, self._database)
+        self._patience = patience
+        self.owner = ""
+        """Who holds the leases; anew each time it is opened."""
+        self._users = 0
+        self._opening = asyncio.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._threads: list[GroupCommit[Any]] = []
+        self._rows: GroupCommit[Connection] | None = None
+        self._ladder: Ladder | None = None
+        self._background: set[asyncio.Task[None]] = set()
+        self._set_aside: list[Path] = []
+
+    def __repr__(self) -> str:
+        return f"<Store in {self.place}>"
+
+    @property
+    def place(self) -> str:
+        """The absolute path of the file, or ``memory``."""
+        return self._database.place
+
+    @property
+    def problems(self) -> Mapping[str, str]:
+        """What is wrong, each with what it means; empty while all is well.
+
+        ``store``: notifications go to the spool. ``spool``: they cannot even go there.
+        ``set_aside``: the file was broken, and a fresh one has taken its place.
+        """
+        found = {} if self._ladder is None else dict(self._ladder.problems)
+        if self._set_aside:
+            found["set_aside"] = f"a broken file was set aside as {self._set_aside[-1]}"
+        return found
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def open(self) -> None:
+        """Open the database and the spool; each `open` needs its `close`.
+
+        Raises:
+            ConfigError: nothing can be kept there; the message says why.
+            RuntimeError: it is open on another event loop.
+        """
+        loop = asyncio.get_running_loop()
+        if not self._users and self._loop is not loop:
+            self._loop = loop
+            self._opening = asyncio.Lock()  # it is bound to the loop on which it was waited for
+        async with self._opening:
+            if not self._users:
+                await self._open()
+            elif self._loop is not asyncio.get_running_loop():
+                raise RuntimeError("the store is open on another event loop")
+            self._users += 1
+
+    async def close(self) -> None:
+        """Commit what waits, and close; as often as it was opened."""
+        async with self._opening:
+            if not self._users:
+                return
+            self._users -= 1
+            if not self._users:
+                await self._close()
+
+    async def _open(self) -> None:
+        self.owner = uuid.uuid4().hex
+        self._set_aside.clear()
+        try:
+            self._rows = await self._open_database()
+            self._ladder = Ladder(self._rows, await self._open_spool(), self._patience)
+        except BaseException:
+            await self._close()
+            raise
+        self._start(self._ladder.forward_for_ever())
+        if self._database.file is None:
+            logger.info("notifications are kept in memory: a restart forgets them")
+        else:
+            logger.info("notifications are kept in %s", self.place)
+
+    async def _open_database(self) -> GroupCommit[Connection]:
+        rows = GroupCommit[Connection](
+            "qmc store",
+            start=self._database.open,
+            commit=self._database.commit,
+            stop=self._database.close,
+        )
+        # Before it is open: what it sets aside as it opens is copied by a task that asks for it.
+        self._rows = rows
+        self._threads.append(rows)
+        await rows.open()
+        return rows
+
+    async def _open_spool(self) -> GroupCommit[spool_file.Spool] | None:
+        if self._spool_folder is None:
+            return None
+        spool = spool_file.Spool(self._spool_folder, self.owner)
+        lines = GroupCommit[spool_file.Spool](
+            "qmc spool", start=spool.open, commit=spool.commit, stop=spool.close
+        )
+        try:
+            await lines.open()
+        except OSError as error:
+            raise ConfigError(
+                f"spool: nothing can be written in {spool.folder} ({error.strerror}): choose "
+                "another folder",
+                setting="spool",
+            ) from None
+        self._threads.append(lines)
+        return lines
+
+    async def _close(self) -> None:
+        for task in self._background:
+            task.cancel()
+        threads, self._threads = self._threads, []
+        try:
+            await asyncio.gather(*self._background, return_exceptions=True)
+        finally:
+            for thread in threads:
+                thread.end()  # all of them, also where this is cancelled
+            self._rows = self._ladder = None
+        for thread in threads:
+            await thread.close()
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def keep(self, put: Put, on_late: Callable[[Kept], None]) -> Kept | None:
+        """Keep a notification: see `Ladder.keep`."""
+        if self._ladder is None:
+            raise StoreError("the store is not open")
+        return await self._ladder.keep(put, on_late)
+
+    def _on_set_aside(self, path: Path) -> None:
+        """In the store's thread."""
+        assert self._loop is not None  # noqa: S101 - the thread runs while the store is open
+        self._set_aside.append(path)
+        self._loop.call_soon_threadsafe(lambda: self._start(self._copy_over(path)))
+
+    async def _copy_over(self, path: Path) -> None:
+        salvage = Salvage(path)
+        below: int | None = None
+        try:
+            while below != 0:
+                below = await self._copy_some(salvage, below)
+        except StoreError as error:
+            logger.critical("copying from %s was given up: %s", path, error)
+        else:
+            self._database.note_copied(path)
+        finally:
+            logger.critical(
+                "%d events were copied from %s; %d could not be read",
+                salvage.copied,
+                path,
+                salvage.unread,
+            )
+
+    async def _copy_some(self, salvage: Salvage, below: int | None) -> int | None:
+        # Not in one go: other processes must get the database's lock as well.
+        await asyncio.sleep(_BREATH)
+        try:
+            below, copied = await self._submit(salvage.copy_some, below)
+        except StoreError as error:
+            if not error.temporary:
+                raise
+            await asyncio.sleep(_TRIED_EVERY)
+        else:
+            salvage.copied += copied
+        return below
+
+    async def poll(self, poll: Poll) -> Polled:
+        """Lease deliveries that are due, and find events that nobody has routed.
+
+        Raises:
+            StoreError: as every method from here on, where the database does not do it.
+        """
+        return await self._submit(deliveries.poll, poll)
+
+    async def undo_clock_steps(self, handlers: Sequence[str]) -> None:
+        """Make due what a wrong clock has put off."""
+        await self._submit(deliveries.undo_clock_steps, handlers)
+
+    async def route(self, handlers: Mapping[str, Sequence[str]]) -> None:
+        """Make the deliveries of events that had none: handlers' names by event id."""
+        await self._submit(deliveries.route, handlers)
+
+    async def settle(self, outcome: Outcome) -> bool:
+        """Write down how a claim ended; False where the lease was lost to another."""
+        return await self._submit(deliveries.settle, outcome)
+
+    async def renew(self, claims: Sequence[Claim]) -> None:
+        """Hold claims for longer."""
+        await self._submit(deliveries.renew, claims)
+
+    async def find(
+        self, call_ids: Collection[str] = (), out_call_ids: Collection[str] = ()
+    ) -> tuple[Mapping[str, Disconnected], Mapping[str, Disconnected]]:
+        """The reports of calls' ends, by call id and by `out_call_id`."""
+        by_call_id = self._submit(events.find_by_call_id, call_ids)
+        return await by_call_id, await self._submit(events.find_by_out_call_id, out_call_ids)
+
+    async def position(self) -> int:
+        """After what was kept last."""
+        return await self._submit(events.position, None)
+
+    async def find_since(self, position: int) -> tuple[Sequence[Disconnected], int]:
+        """The reports that were kept after a position, and the position after them."""
+        return await self._submit(events.find_since, position)
+
+    async def list_events(self, listing: Listing) -> tuple[Sequence[StoredEvent], int]:
+        """Events with their deliveries, and the position to go on from; 0 where these are all."""
+        return await self._submit(events.list_events, listing)
+
+    async def dead_letters(self, limit: int = 100) -> list[DeadLetter]:
+        """What was given up, the latest first."""
+        return await self._submit(deliveries.dead_letters, limit)
+
+    async def replay(self, event_id: str, handler: str | None = None) -> list[str]:
+        """Try an event's dead letters again; an undecodable one is decoded again first.
+
+        Returns:
+            The handlers that get it again; ``*`` for those that want what it turned out to be.
+        """
+        if await self._submit(events.read_again, event_id):
+            return ["*"]
+        return await self._submit(deliveries.replay, (event_id, handler))
+
+    async def purge(self, before: datetime) -> int:
+        """Delete finished events that came before a time; those with dead letters stay.
+
+        Returns:
+            How many.
+        """
+        time = int(before.timestamp() * 1000)
+        purged = 0
+        while count := await self._submit(events.purge, time):
+            purged += count
+            await asyncio.sleep(_BREATH)
+        return purged
+
+    async def count_pending(self) -> int:
+        """How many deliveries are not settled."""
+        return await self._submit(deliveries.count_pending, None)
+
+    def _submit(self, operation: Operation[Connection, A, B], argument: A) -> asyncio.Future[B]:
+        if self._rows is None:
+            raise StoreError("the store is not open")
+        return self._rows.submit(operation, argument)
+
+
+def _spool_folder(given: str | os.PathLike[str] | None, database: Database) -> Path | None:
+    chosen = given or os.environ.get("QMC_SPOOL", "").strip()
+    if chosen:
+        return Path(chosen).absolute()
+    return None if database.file is None else Path(f"{database.file.path}-spool")

@@ -1,0 +1,270 @@
+"""The schema: its version, the way from an older one, and indexes that are really used."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from callback_peer import body_of, select_in, url_in
+from sqlalchemy import event
+from store_support import Process, in_thread, keep, put_of, store_in
+
+from qmc_async import CallbackServer, ConfigError
+from qmc_async.store import Kind, State, Store, deliveries, events, rows, schema
+from qmc_async.store.deliveries import dead_letters, poll, settle
+from qmc_async.store.records import Claim, Outcome, Poll
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from sqlalchemy import Connection
+
+
+def _set_version(folder: Path, version: int) -> None:
+    with closing(sqlite3.connect(folder / "qmc.db")) as file, file:
+        file.execute("UPDATE qmc_schema SET version = ?", (version,))
+
+
+@pytest.fixture
+async def folder(tmp_path: Path) -> Path:
+    """A folder with a store that has kept one notification."""
+    async with store_in(tmp_path) as store:
+        await keep(store, body_of())
+    return tmp_path
+
+
+# --- versions ----------------------------------------------------------------------------------
+
+
+async def test_a_fresh_file_has_the_version(folder: Path) -> None:
+    """Tables and version are written together, under names of our own."""
+    assert select_in(folder, "SELECT version FROM qmc_schema") == [(schema.VERSION,)]
+    names = select_in(folder, "SELECT name FROM sqlite_schema WHERE type = 'table'")
+    ours = {"qmc_events", "qmc_deliveries", "qmc_calls", "qmc_schema", "sqlite_sequence"}
+    assert {name for (name,) in names} == ours
+
+
+async def test_a_file_of_this_version_is_left_as_it_is(folder: Path) -> None:
+    """Opening it again changes neither tables nor rows."""
+    query = "SELECT sql FROM sqlite_schema ORDER BY name"
+    before = select_in(folder, query)
+    async with store_in(folder) as store:
+        assert (await keep(store, body_of())).kind is None
+    assert select_in(folder, query) == before
+
+
+async def test_a_newer_version_is_refused(folder: Path) -> None:
+    """A clear error before the port opens; the file stays as the newer version wrote it."""
+    _set_version(folder, 99)
+    with pytest.raises(ConfigError, match=r"newer version of qmc-async.*version 99") as caught:
+        await CallbackServer(store=url_in(folder), port=0).start()
+    assert caught.value.setting == "store"
+    assert select_in(folder, "SELECT version FROM qmc_schema") == [(99,)]
+
+
+def _add(column: str) -> Callable[[Connection], None]:
+    def upgrade(connection: Connection) -> None:
+        connection.exec_driver_sql(f"ALTER TABLE qmc_calls ADD COLUMN {column} TEXT")
+
+    return upgrade
+
+
+def _columns(folder: Path) -> set[str]:
+    return {row[1] for row in select_in(folder, "PRAGMA table_info(qmc_calls)")}
+
+
+async def test_an_older_file_is_upgraded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One version after the other, from where the file stands, with what is in it."""
+    monkeypatch.setattr(schema, "VERSION", 3)
+    monkeypatch.setattr(schema, "UPGRADES", {1: _add("two"), 2: _add("three")})
+    async with store_in(folder) as store:
+        assert (await keep(store, body_of())).kind is None
+    assert select_in(folder, "SELECT version FROM qmc_schema") == [(3,)]
+    assert {"two", "three"} <= _columns(folder)
+    monkeypatch.setattr(schema, "VERSION", 4)
+    monkeypatch.setattr(schema, "UPGRADES", {3: _add("four")})
+    async with store_in(folder) as store:
+        assert (await keep(store, body_of())).kind is None
+    assert select_in(folder, "SELECT version FROM qmc_schema") == [(4,)]
+    assert "four" in _columns(folder)
+
+
+def _mistake(connection: Connection) -> None:
+    connection.exec_driver_sql("ALTER TABLE qmc_nothing ADD COLUMN x TEXT")
+
+
+def _crash(_: Connection) -> None:
+    raise RuntimeError("in the upgrade")
+
+
+@pytest.mark.parametrize(
+    ("failing", "error"), [(_mistake, ConfigError), (_crash, RuntimeError)], ids=["sql", "python"]
+)
+async def test_an_upgrade_that_fails_leaves_the_file(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    failing: Callable[[Connection], None],
+    error: type[Exception],
+) -> None:
+    """All or nothing: the older version can use the file as if nothing had been tried."""
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "VERSION", 3)
+        patch.setattr(schema, "UPGRADES", {1: _add("two"), 2: failing})
+        with pytest.raises(error):
+            await Store(url_in(folder)).open()
+    assert select_in(folder, "SELECT version FROM qmc_schema") == [(1,)]
+    assert "two" not in _columns(folder)
+    async with store_in(folder) as store:
+        assert (await keep(store, body_of())).kind is None
+        assert (await keep(store, body_of("4712"))).kind is Kind.DISCONNECTED
+
+
+UPGRADE = """
+import asyncio, sys
+from qmc_async.store import Store, schema
+
+schema.VERSION = 2
+schema.UPGRADES = {
+    1: lambda connection: connection.exec_driver_sql("INSERT INTO qmc_upgrades VALUES (1)")
+}
+
+async def main():
+    print("ready", flush=True)
+    input()
+    async with Store(sys.argv[1]):
+        pass
+    print("done", flush=True)
+
+asyncio.run(main())
+"""
+
+
+async def test_two_processes_upgrade_once(folder: Path) -> None:
+    """Whoever comes second waits, and finds it done."""
+    with closing(sqlite3.connect(folder / "qmc.db")) as file, file:
+        file.execute("CREATE TABLE qmc_upgrades (n)")
+    processes = [Process(UPGRADE, url_in(folder)) for _ in range(2)]
+    for process in processes:
+        assert process.line() == "ready"
+    for process in processes:
+        process.say()
+    assert [process.line() for process in processes] == ["done"] * 2
+    for process in processes:
+        process.end()
+    assert select_in(folder, "SELECT count(*) FROM qmc_upgrades") == [(1,)]
+    assert select_in(folder, "SELECT version FROM qmc_schema") == [(2,)]
+
+
+OPEN = """
+import asyncio, sys
+from qmc_async.store import Store
+
+async def main():
+    print("ready", flush=True)
+    input()
+    async with Store(sys.argv[1]):
+        print("done", flush=True)
+        input()
+
+asyncio.run(main())
+"""
+
+
+async def test_processes_make_a_store_together(tmp_path: Path) -> None:
+    """Replicas that start for the first time, all at once, make one store."""
+    processes = [Process(OPEN, url_in(tmp_path)) for _ in range(3)]
+    for process in processes:
+        assert process.line() == "ready"
+    for process in processes:
+        process.say()
+    assert [process.line() for process in processes] == ["done"] * 3
+    for process in processes:
+        process.end()
+    assert select_in(tmp_path, "SELECT version FROM qmc_schema") == [(1,)]
+
+
+# --- indexes -----------------------------------------------------------------------------------
+
+
+def _explained(connection: Connection, work: Callable[[], object]) -> list[tuple[str, str]]:
+    """Every statement that is executed, as it reaches SQLite, with SQLite's plan for it."""
+    plans: list[tuple[str, str]] = []
+
+    def explain(_: object, cursor: Any, statement: str, parameters: Any, *rest: Any) -> None:  # noqa: ANN401 - as the event has it
+        one = parameters[0] if rest[-1] else parameters
+        found = cursor.connection.execute(f"EXPLAIN QUERY PLAN {statement}", one)
+        plans.extend((statement, row[3]) for row in found)
+
+    event.listen(connection, "before_cursor_execute", explain)
+    work()
+    event.remove(connection, "before_cursor_execute", explain)
+    return plans
+
+
+ASKED: dict[str, tuple[Any, Any]] = {
+    "due": (deliveries.poll, Poll("us", {"handler": 10})),
+    "settle": (settle, None),
+    "dead": (dead_letters, 10),
+    "renew": (deliveries.renew, None),
+    "clock": (deliveries.undo_clock_steps, ["handler"]),
+    "release": (deliveries.release, "somebody"),
+    "route": (deliveries.route, {"4711": ["other"]}),
+    "replay": (deliveries.replay, ("4711", None)),
+    "put": (events.put, put_of(body_of())),
+    "call_id": (events.find_by_call_id, ["4711", "4712"]),
+    "out_call_id": (events.find_by_out_call_id, ["order-1", "order-2"]),
+    "since": (events.find_since, 5),
+    "position": (events.position, None),
+    "id": (events.list_events, events.Listing(limit=10, identifier="4711")),
+    "newest": (events.list_events, events.Listing(limit=10)),
+}
+
+
+@pytest.mark.parametrize("name", ASKED)
+async def test_no_query_looks_through_a_table(name: str, tmp_path: Path) -> None:
+    """Each query of the busy path finds its rows by an index, as SQLite itself says."""
+    operation, argument = ASKED[name]
+
+    def work(connection: Connection) -> list[tuple[str, str]]:
+        claim = poll(connection, [Poll("us", {"handler": 1})])[0].claims[0]
+        if name in {"settle", "renew"}:
+            nobody = Claim(
+                event_id="4712",
+                handler="handler",
+                fence=7,
+                attempts=0,
+                event=claim.event,
+                receipt=put_of(body_of("4712")).receipt,
+                kind=claim.kind,
+            )
+            given = [
+                [Outcome(claim, State.DEAD), Outcome(nobody, State.DONE)]
+                if name == "settle"
+                else [[claim]]
+            ][0]
+        else:
+            given = [argument]
+        return _explained(connection, lambda: operation(connection, given))
+
+    async with store_in(tmp_path) as store:
+        await keep(store, body_of(outCallId="order-1"), {"handler": False})
+        await keep(store, body_of("unrouted"))
+        plans = await in_thread(store, work)
+    assert plans
+    for statement, plan in plans:
+        is_in_order = "SCAN qmc_events" in plan and "ORDER BY qmc_events.seq DESC" in statement
+        is_index = re.fullmatch(r"SCAN qmc_\w+ USING (COVERING )?INDEX qmc_\w+", plan)
+        assert "SCAN" not in plan or is_index or (name == "newest" and is_in_order), plan
+    if name == "due":
+        shown = " ".join(plan for _, plan in plans)
+        assert "qmc_deliveries_due" in shown
+        assert "qmc_events_unrouted" in shown
+
+
+def test_the_columns_of_the_index_suffice() -> None:
+    """Each chunk of ids fits what the smallest database takes in one statement."""
+    assert rows.CHUNK <= 999
