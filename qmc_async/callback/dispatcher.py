@@ -15,7 +15,7 @@ import asyncio
 import logging
 import math
 import time
-from collections import Counter
+from collections import Counter, OrderedDict
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
@@ -42,6 +42,7 @@ _RENEWED_EVERY: Final = LEASE / 3
 _TRIED_EVERY: Final = 1.0  # seconds between two tries to write an outcome down
 _CLOCK_CHECKED_EVERY: Final = 60.0  # seconds
 _CANCELLED_DELAY: Final = 60.0  # seconds
+_REMEMBERED: Final = 10_000  # deliveries that wait for a retry, or are dead
 _UNWINDING: Final = 1.0  # seconds that a cancelled handler has for its clean-up
 _LONGEST_ERROR: Final = 2000  # characters that a dead letter keeps
 
@@ -63,6 +64,8 @@ class Dispatcher:
         self._behind: set[str] = set()
         self._held: dict[tuple[str, str], Claim] = {}
         self._unsettled: list[Outcome] = []
+        self._waiting: OrderedDict[tuple[str, str], Outcome] = OrderedDict()
+        self._files_lost = 0
         self._running: set[asyncio.Task[None]] = set()
         self._polling: asyncio.Task[None]  # since the start
         self._renewing: asyncio.Task[None]
@@ -73,6 +76,8 @@ class Dispatcher:
     def start(self) -> None:
         """Begin to look for what an earlier process has left, and for what is due again."""
         self._stopping = False
+        self._waiting.clear()
+        self._files_lost = self._store.files_lost
         self._look = asyncio.Event()
         self._polling = asyncio.create_task(self._poll_for_ever(), name="qmc poll")
         self._renewing = asyncio.create_task(self._renew_for_ever(), name="qmc leases")
@@ -163,6 +168,7 @@ class Dispatcher:
             self._unsettled.append(Outcome(claim, State.PENDING))
             return
         self._held[claim.key] = claim
+        self._waiting.pop(claim.key, None)
         handler = self._handlers.by_name[claim.handler]
         self._run(self._deliver(handler, claim), handler.name)
 
@@ -219,7 +225,15 @@ class Dispatcher:
                         outcome.claim.handler,
                         outcome.claim.event_id,
                     )
+                elif outcome.state is not State.DONE:
+                    self._remember(outcome)
                 return
+
+    def _remember(self, outcome: Outcome) -> None:
+        """Be able to write it down again, where the file that it stands in is lost."""
+        self._waiting[outcome.claim.key] = outcome
+        if len(self._waiting) > _REMEMBERED:
+            self._waiting.popitem(last=False)
 
     async def _settle_rest(self) -> None:
         rest, self._unsettled = self._unsettled, []
@@ -242,6 +256,9 @@ class Dispatcher:
                 if time.monotonic() - clock_checked > _CLOCK_CHECKED_EVERY:
                     await self._store.undo_clock_steps(list(self._handlers.by_name))
                     clock_checked = time.monotonic()
+                if self._files_lost != self._store.files_lost:
+                    self._files_lost = self._store.files_lost
+                    self._unsettled += self._waiting.values()
                 await self._settle_rest()
                 await self._poll()
             except StoreError as error:

@@ -120,6 +120,11 @@ class Store:
             found["set_aside"] = f"a broken file was set aside as {self._set_aside[-1]}"
         return found
 
+    @property
+    def files_lost(self) -> int:
+        """How often a fresh file has taken the place of a broken one since it was opened."""
+        return len(self._set_aside)
+
     async def __aenter__(self) -> Self:
         await self.open()
         return self
