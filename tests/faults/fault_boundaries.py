@@ -1,0 +1,114 @@
+"""Where a process kills itself: at one of its steps, and not a moment before or after."""
+
+from __future__ import annotations
+
+import os
+import signal
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+from sqlalchemy import Engine, event
+
+from qmc_async.store import deliveries, events
+from qmc_async.store.database import Database
+from qmc_async.store.records import State
+from qmc_async.store.spool_file import Spool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from qmc_async.store.group_commit import Job
+
+__all__ = ["BOUNDARIES", "Boundary"]
+
+BOUNDARIES = {
+    "before the commit": ("before put",),
+    "after the commit, before the answer": ("after put",),
+    "in the middle of a handler": ("handler begun", "handler done"),
+    "while a dead letter is written": ("before dead", "after dead"),
+    "while the spool is forwarded": (
+        "before forward",
+        "after forward",
+        "before clear",
+        "after clear",
+    ),
+}
+"""The steps, by what a test calls them."""
+
+
+class Boundary:
+    """Counts down a step, once armed, and kills the process at zero.
+
+    Args:
+        step: one of `BOUNDARIES`, or nothing.
+        after: how many times it is to be reached.
+        commits: a file that gets a line for each commit of notifications, or nothing.
+    """
+
+    def __init__(self, step: str, after: int, commits: str) -> None:
+        self._step = step
+        self._left = after
+        self._armed = False
+        self._jobs: Sequence[Job] = ()
+        self._commits = -1
+        if commits:
+            self._commits = os.open(commits, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+        if step or commits:
+            self._watch_commits()
+            self._watch_spool()
+
+    def arm(self) -> None:
+        """Begin to count."""
+        self._armed = True
+
+    def reach(self, step: str, times: int = 1) -> None:
+        """Be at a step; return only if this is not the one."""
+        if self._armed and step == self._step:
+            self._left -= times
+            if times and self._left <= 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def _reach_with(self, when: str, jobs: Sequence[Job]) -> None:
+        kinds = [_kind(job) for job in jobs]
+        for kind in ("put", "forward", "dead"):
+            self.reach(f"{when} {kind}", kinds.count(kind))
+        if self._commits >= 0 and when == "after" and "put" in kinds:
+            os.write(self._commits, b"%d\n" % kinds.count("put"))
+
+    def _watch_commits(self) -> None:
+        commit = Database.commit
+
+        @wraps(commit)
+        def watched(database: Database, jobs: Sequence[Job]) -> None:
+            self._jobs = jobs
+            commit(database, jobs)
+            self._reach_with("after", [job for job in jobs if job.error is None])
+
+        def before_commit(_: object) -> None:
+            self._reach_with("before", self._jobs)
+
+        mock.patch.object(Database, "commit", watched).start()
+        event.listen(Engine, "commit", before_commit)
+
+    def _watch_spool(self) -> None:
+        clear: Callable[[Spool, Path, int], bool] = Spool.clear
+
+        @wraps(clear)
+        def watched(spool: Spool, path: Path, end: int) -> bool:
+            self.reach("before clear", end > 0)
+            cleared = clear(spool, path, end)
+            self.reach("after clear", cleared and end > 0)
+            return cleared
+
+        mock.patch.object(Spool, "clear", watched).start()
+
+
+def _kind(job: Job) -> str:
+    argument: Any = job.argument
+    if job.operation is events.put:
+        return "put" if argument.owner else "forward"  # who forwards takes no lease
+    if job.operation is deliveries.settle and argument.state is State.DEAD:
+        return "dead"
+    return ""

@@ -1,0 +1,175 @@
+"""The process under test: a callback server that others kill, block and starve.
+
+It is given a file of options in JSON, and writes its address into the file that they name. What
+its handlers have done stands in another file, line by line, which no crash takes back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import mmap
+import os
+import signal
+import struct
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+from fault_boundaries import Boundary
+
+from qmc_async import CallbackServer, Delivery, Disconnected, Reason, Retry
+from qmc_async.callback import dispatcher
+from qmc_async.store import Store, deliveries, ladder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+logger = logging.getLogger(__name__)
+
+
+class RudeError(BaseException):
+    """What no `except Exception` sees."""
+
+
+INTERRUPTED = 130
+RUDE = (SystemExit, GeneratorExit, asyncio.CancelledError, RudeError)
+
+
+class Handlers:
+    """The handlers, each for calls that ended for another reason."""
+
+    def __init__(self, server: CallbackServer, options: dict[str, Any], boundary: Boundary) -> None:
+        self._handled = os.open(options["handled"], os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+        self._options = options
+        self._boundary = boundary
+        self._rude = 0
+        if options["handlers"] == "none":
+            return
+        if options["handlers"] == "noop":
+            server.on_disconnected(name="good")(self.noop)
+            return
+        quick = Retry(attempts=2, first_delay=0.02, longest_delay=0.02)
+        later = Retry(attempts=9, first_delay=options["later"], longest_delay=options["later"])
+        by = server.on_disconnected
+        by(name="good")(self.good)
+        by(name="failing", reason=Reason.CALLEE_BUSY, retry=quick)(self.failing)
+        by(name="later", reason=Reason.CALLEE_NO_ANSWER, retry=later)(self.later)
+        by(name="hanging", reason=Reason.OTHER, timeout=None)(self.hanging)
+        by(name="rude", reason=Reason.CALLER_FAILURE, retry=quick)(self.rude)
+        by(name="interrupting", reason=Reason.CALLER_ABANDON)(self.interrupting)
+
+    def _note(self, handler: str, event: Disconnected) -> None:
+        os.write(self._handled, f"{handler} {event.call_id}\n".encode())
+
+    async def noop(self, _: Disconnected) -> None:
+        """Do nothing."""
+
+    async def good(self, event: Disconnected) -> None:
+        """Take a moment, and note it."""
+        await asyncio.sleep(self._options["takes"])
+        self._boundary.reach("handler begun")
+        self._note("good", event)
+        self._boundary.reach("handler done")
+
+    async def failing(self, event: Disconnected) -> None:
+        """Fail for ever."""
+        self._note("failing", event)
+        raise ValueError("never")
+
+    async def later(self, event: Disconnected, delivery: Delivery) -> None:
+        """Fail once."""
+        if delivery.attempt == 1:
+            raise ValueError("not yet")
+        self._note("later", event)
+
+    async def hanging(self, event: Disconnected) -> None:
+        """Take very long."""
+        self._note("hanging begun", event)
+        await asyncio.sleep(self._options["hangs"])
+        self._note("hanging", event)
+
+    async def rude(self, event: Disconnected) -> None:
+        """Raise what few expect, a different thing each time."""
+        self._note("rude", event)
+        self._rude += 1
+        raise RUDE[self._rude % len(RUDE)]
+
+    async def interrupting(self, event: Disconnected, delivery: Delivery) -> None:
+        """End the program as Ctrl-C does, unless it is let off."""
+        if delivery.attempt == 1 and not self._options["released"]:
+            raise KeyboardInterrupt
+        self._note("interrupting", event)
+
+
+def hasten(options: dict[str, Any]) -> None:
+    """Make leases short, and a slow disk no reason for an answer other than success."""
+    if patience := options["spool_patience"]:
+        mock.patch.object(ladder, "_SPOOL_PATIENCE", patience).start()
+    if lease := options["lease"]:
+        mock.patch.object(deliveries, "LEASE", lease).start()
+        mock.patch.object(dispatcher, "_RENEWED_EVERY", lease / 3).start()
+        mock.patch.object(dispatcher, "_POLLED_EVERY", 0.2).start()
+        mock.patch.object(dispatcher, "_CLOCK_CHECKED_EVERY", 1.0).start()
+        mock.patch.object(dispatcher, "_CANCELLED_DELAY", lease).start()
+
+
+def bend_time(path: str) -> None:
+    """Shift the clock by the nanoseconds that a file of eight bytes holds at the moment."""
+    with Path(path).open("rb") as file:
+        shift = mmap.mmap(file.fileno(), 8, prot=mmap.PROT_READ)
+    real: Callable[[], int] = time.time_ns
+
+    def time_ns() -> int:
+        offset: int = struct.unpack("q", shift[:])[0]
+        return real() + offset
+
+    def seconds() -> float:
+        return time_ns() / 1e9
+
+    mock.patch.object(time, "time_ns", time_ns).start()
+    mock.patch.object(time, "time", seconds).start()
+
+
+async def main(options: dict[str, Any]) -> None:
+    """Serve until SIGTERM."""
+    boundary = Boundary(options["kill"], options["after"], options["commits"])
+    server = CallbackServer(
+        store=Store(f"sqlite:///{options['database']}", spool=options["spool"]),
+        port=0,
+        shutdown_timeout=options["shutdown_timeout"],
+    )
+    Handlers(server, options, boundary)
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, stopping.set)
+    loop.add_signal_handler(signal.SIGUSR1, boundary.arm)
+    async with server:
+        address = Path(options["address"])
+        address.with_suffix(".part").write_text(server.url)
+        address.with_suffix(".part").rename(address)
+        await stopping.wait()
+
+
+def run(options: dict[str, Any]) -> int:
+    """Be the process under test; what it exits with."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", force=True)
+    hasten(options)
+    if options["clock"]:
+        bend_time(options["clock"])
+    try:
+        asyncio.run(main(options))
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Exception:
+        logger.exception("the server failed")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(json.loads(Path(sys.argv[1]).read_text())))
