@@ -11,6 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from qmc_async import codec
 from qmc_async.codec import (
     STATUS,
     decode_envelope,
@@ -770,3 +771,16 @@ def test_integer_beyond_what_python_prints() -> None:
     with pytest.raises(DecodeError) as caught:
         decode_result({"callidentifier": 10**5000}, CallResult)
     assert caught.value.path == "$.callidentifier"
+
+
+def test_a_decoder_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mistake of the decoder's own loses nothing: the body is kept, and the mistake named."""
+
+    def fail(_: bytes) -> None:
+        raise ZeroDivisionError("13912345678")
+
+    monkeypatch.setattr(codec, "decode_notification", fail)
+    event = codec.read_notification(b'{"callidentifier": "1"}', "cut off")
+    assert isinstance(event, UnknownNotification)
+    assert event.body == b'{"callidentifier": "1"}'
+    assert event.problem == "cut off: the decoder failed (ZeroDivisionError)"
