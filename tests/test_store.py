@@ -139,7 +139,7 @@ async def test_where_the_spool_is(
             [file] = folder.glob("*.spool")
             assert file.stat().st_size
         await until(lambda: not store.problems)
-    assert not folder.exists()
+    assert names_in(folder) == []
 
 
 async def test_a_store_in_memory_has_no_spool_unless_told(
@@ -264,10 +264,11 @@ async def test_closing_can_be_cancelled_anywhere(tmp_path: Path) -> None:
 
 
 async def test_nothing_is_left_after_a_clean_close(tmp_path: Path) -> None:
-    """Only the database stays: no log, no spool, no lock."""
+    """Only the database stays, and the spool's empty folder: no log, no spool, no lock."""
     async with store_in(tmp_path) as store:
         await keep(store, body_of())
-    assert names_in(tmp_path) == ["qmc.db"]
+    assert names_in(tmp_path) == ["qmc.db", "qmc.db-spool"]
+    assert names_in(tmp_path / "qmc.db-spool") == []
 
 
 async def test_two_servers_share_a_store(tmp_path: Path) -> None:
@@ -285,3 +286,12 @@ def test_what_it_shows_of_itself(tmp_path: Path) -> None:
     assert repr(Store(url_in(tmp_path))) == f"<Store in {tmp_path / 'qmc.db'}>"
     assert repr(Store("sqlite://")) == "<Store in memory>"
     assert database_of(Store("sqlite://")).file is None
+
+
+async def test_an_application_that_logs_warnings_only(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It sees no SQL."""
+    async with store_in(tmp_path) as store:
+        await keep(store, body_of())
+    assert not [record for record in caplog.records if record.name.startswith("sqlalchemy")]

@@ -35,8 +35,11 @@ __all__ = ["Database"]
 logger = logging.getLogger(__name__)
 
 LOGGING_NAME: Final = "qmc"
-# At DEBUG, SQLAlchemy logs every row that it reads, bodies and all.
-logging.getLogger(f"sqlalchemy.engine.Engine.{LOGGING_NAME}").setLevel(logging.INFO)
+# At DEBUG, SQLAlchemy logs every row that it reads, bodies and all. A level of its own would have
+# it log every statement, in an application that logs warnings only.
+logging.getLogger(f"sqlalchemy.engine.Engine.{LOGGING_NAME}").addFilter(
+    lambda record: record.levelno > logging.DEBUG
+)
 
 
 class Database:
