@@ -10,11 +10,11 @@ import sqlite3
 import tempfile
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 from callback_peer import body_of, select_in, url_in
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine, NullPool, create_engine, event
 from sqlalchemy.exc import OperationalError
 from store_support import in_thread, keep, names_in, store_in
 
@@ -39,6 +39,54 @@ async def _refusal(store: Store | str) -> str:
     assert str(caught.value).startswith("store: ")
     assert caught.value.__cause__ is None
     return str(caught.value)
+
+
+class _Busy(sqlite3.Cursor):
+    """A cursor of a file that another process opens or ends too, now and then."""
+
+    results: ClassVar[list[int]]
+
+    def execute(self, statement: str, *arguments: Any) -> _Busy:  # noqa: ANN401 - as it is called
+        if "journal_mode" in statement and (code := self.results.pop(0)):
+            error = sqlite3.OperationalError("database is locked")
+            error.sqlite_errorcode = code
+            raise error
+        return super().execute(statement, *arguments)
+
+
+class _Connection(sqlite3.Connection):
+    def cursor(self, *_: object) -> _Busy:  # type: ignore[override]  # as SQLAlchemy calls it
+        return super().cursor(_Busy)
+
+
+@pytest.mark.parametrize(
+    ("results", "fails"),
+    [
+        ([sqlite3.SQLITE_BUSY, sqlite3.SQLITE_BUSY_RECOVERY, 0], False),
+        ([sqlite3.SQLITE_IOERR, 0], True),
+        ([sqlite3.SQLITE_BUSY] * 1000, True),
+    ],
+    ids=["for a moment", "something else", "for too long"],
+)
+def test_a_file_that_others_open_too(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    results: list[int],
+    fails: bool,  # noqa: FBT001 - a column
+) -> None:
+    """SQLite does not wait when it switches its log on, so that we must."""
+    monkeypatch.setattr(sqlite_file, "_BUSY", 0.1)
+    monkeypatch.setattr(_Busy, "results", results, raising=False)
+    engine = create_engine(
+        url_in(tmp_path), poolclass=NullPool, connect_args={"factory": _Connection}
+    )
+    sqlite_file.use_immediate_transactions(engine)
+    if fails:
+        with pytest.raises(OperationalError, match="locked"):
+            engine.connect()
+    else:
+        engine.connect().close()
+        assert not results
 
 
 # --- durable -----------------------------------------------------------------------------------

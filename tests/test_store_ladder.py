@@ -17,6 +17,7 @@ from store_support import (
     hurry_spool,
     keep,
     locked,
+    never_late,
     put_of,
     spool_files,
     store_in,
@@ -246,7 +247,7 @@ async def test_the_database_helps_out(
 async def test_a_spool_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is waited for a moment only."""
     monkeypatch.setattr("qmc_async.store.ladder._SPOOL_PATIENCE", 0.01)
-    async with store_in(tmp_path) as store:
+    async with store_in(tmp_path, patience=0.01) as store:
         database = Failing(store, monkeypatch)
         database.fail()
         ladder: Any = vars(store)["_ladder"]
@@ -257,6 +258,28 @@ async def test_a_spool_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(ladder._spool, "submit", hang)
         with pytest.raises(StoreError, match="the spool failed: TimeoutError"):
             await store.keep(put_of(body_of()), _ignore)
+
+
+async def test_a_slow_spool_has_the_time_that_the_database_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a database that is known to be down: all of it."""
+    monkeypatch.setattr("qmc_async.store.ladder._SPOOL_PATIENCE", 0.01)
+    async with store_in(tmp_path) as store:
+        database = Failing(store, monkeypatch)
+        database.fail()
+        ladder: Any = vars(store)["_ladder"]
+        append = ladder._spool.submit
+
+        async def submit(*what: Any) -> Any:  # noqa: ANN401 - as `submit`
+            await asyncio.sleep(0.1)
+            return await append(*what)
+
+        monkeypatch.setattr(ladder._spool, "submit", submit)
+        for call_id in ("1", "2"):
+            assert await store.keep(put_of(body_of(call_id)), never_late) is None
+        database.recover()
+        await until(lambda: _ids(tmp_path) == ["1", "2"])
 
 
 # --- forwarding --------------------------------------------------------------------------------
@@ -277,7 +300,7 @@ async def test_what_an_earlier_process_left(tmp_path: Path) -> None:
         async with store_in(tmp_path):
             await until(lambda: not (tmp_path / "qmc.db-spool" / "dead.spool").exists())
         assert _ids(tmp_path) == ["1", "2"]
-        assert not (tmp_path / "qmc.db-spool").exists()
+        assert list((tmp_path / "qmc.db-spool").iterdir()) == []
     assert select_in(tmp_path, "SELECT DISTINCT routed FROM qmc_events") == [(0,)]
 
 

@@ -102,4 +102,4 @@ async def test_a_file_that_is_restored_while_it_is_not_open(
         assert _ids(tmp_path) == {"theirs", "2"}
         assert "was removed or replaced from outside" in caplog.text
         assert store.problems == {}
-    assert names_in(tmp_path) == ["other", "qmc.db"]
+    assert names_in(tmp_path) == ["other", "qmc.db", "qmc.db-spool"]

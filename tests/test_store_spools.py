@@ -63,7 +63,7 @@ def test_a_dead_process_is_inherited_from_and_a_live_one_is_not(tmp_path: Path) 
     assert spool.adopt() == ["live"]
     assert spool.clear(tmp_path / "live.spool", (tmp_path / "live.spool").stat().st_size)
     spool.close()
-    assert not tmp_path.exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_process_that_ends_just_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,7 +79,7 @@ def test_a_process_that_ends_just_now(tmp_path: Path, monkeypatch: pytest.Monkey
     assert spool.adopt() == []
     assert [path.stem for path in spool.files] == ["us"]
     spool.close()
-    assert not tmp_path.exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_of_a_dead_process_that_is_removed(tmp_path: Path) -> None:

@@ -85,7 +85,10 @@ class Spool:
         ]
 
     def close(self) -> None:
-        """End the file; it stays where it holds something."""
+        """End the file; it stays where it holds something.
+
+        The folder stays: another process may be about to use it.
+        """
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
@@ -94,8 +97,6 @@ class Spool:
                 if path.exists() and not path.stat().st_size:
                     path.unlink()
                 self._unlock(path)
-        with suppress(OSError):  # it holds something
-            self.folder.rmdir()
 
     def commit(self, jobs: Sequence[Job]) -> None:
         """Do jobs; what is to be appended shares one fsync."""

@@ -18,7 +18,7 @@ from qmc_async.errors import ConfigError
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
-    from sqlalchemy.engine.interfaces import DBAPIConnection
+    from sqlalchemy.engine.interfaces import DBAPIConnection, DBAPICursor
     from sqlalchemy.pool import ConnectionPoolEntry
 
 __all__ = ["SqliteFile", "check_durability", "is_corrupt", "use_immediate_transactions"]
@@ -28,6 +28,7 @@ APPLICATION_ID: Final = 0x514D4361
 
 _MAGIC: Final = b"SQLite format 3\0"
 _BUSY: Final = 5.0  # seconds that another process may hold the file
+_BREATH: Final = 0.01  # seconds between two tries to get it
 _CORRUPT: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _SHORT_READ: Final = sqlite3.SQLITE_IOERR_SHORT_READ
 _FULL_SYNCHRONOUS: Final = 2
@@ -188,13 +189,28 @@ def use_immediate_transactions(engine: Engine) -> None:
         connection.isolation_level = None
         cursor = connection.cursor()
         cursor.execute(f"PRAGMA busy_timeout = {int(_BUSY * 1000)}")
-        cursor.execute("PRAGMA journal_mode = WAL")
+        _use_write_ahead_log(cursor)
         cursor.execute("PRAGMA synchronous = FULL")
         cursor.close()
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:  # pyright: ignore[reportUnusedFunction] - the event's
         connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _use_write_ahead_log(cursor: DBAPICursor) -> None:
+    end = time.monotonic() + _BUSY
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            # The one statement that does not wait for another process that opens or ends it too.
+            is_busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+            if not is_busy or time.monotonic() > end:
+                raise
+            time.sleep(_BREATH)
+        else:
+            return
 
 
 def check_durability(connection: Connection, *, in_memory: bool) -> None:
