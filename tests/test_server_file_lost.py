@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from callback_peer import SUCCESS, Seen, body_of, post_to, select_in, until, url_in
 from sqlalchemy.exc import DatabaseError
+from store_support import locked
 
-from qmc_async import CallbackServer, Reject, Retry
+from qmc_async import CallbackServer, Disconnected, Reject, Retry
 from qmc_async.callback import dispatcher
 from qmc_async.store import Store, events
 
@@ -64,6 +67,45 @@ async def test_retries_and_dead_letters_are_written_down_again(tmp_path: Path) -
         assert letter.body == body_of("4711")
         assert await server.replay(letter) == ["never"]
         await until(lambda: seen.names.count("never") == 3)
+
+
+@pytest.mark.usefixtures("_nothing_is_readable")
+@pytest.mark.parametrize("way", ["database", "spool"])
+@pytest.mark.parametrize("length", [0, 5000], ids=["as the platform's", "long"])
+async def test_a_backlog_is_written_down_again(tmp_path: Path, way: str, length: int) -> None:
+    """What waits for a busy handler, however it got there; a body of unlikely length is not."""
+    free = asyncio.Event()
+    begun: list[str] = []
+    server = CallbackServer(
+        port=0,
+        store=Store(url_in(tmp_path), patience=0.4 if way == "database" else 0.1),
+        max_concurrency=1,
+    )
+
+    @server.on_disconnected
+    async def busy(event: Disconnected) -> None:
+        begun.append(event.call_id)
+        await free.wait()
+
+    async with server:
+        assert (await post_to(server, body_of("4710"))).body == SUCCESS
+        await until(lambda: begun == ["4710"])
+        kept = "SELECT 1 FROM qmc_events WHERE event_id = '4711'"
+        with locked(tmp_path) if way == "spool" else nullcontext():
+            long = body_of("4711", surplus="x" * length)
+            assert (await post_to(server, long)).body == SUCCESS
+            assert bool(select_in(tmp_path, kept)) == (way == "database")
+        await until(lambda: select_in(tmp_path, kept) and "store" not in server.problems)
+        assert (await post_to(server, body_of("4712"))).body == SUCCESS
+        assert not select_in(tmp_path, kept), "the file was lost"
+        free.set()
+        await until(lambda: "4712" in begun)
+        if not length:
+            await until(lambda: "4711" in begun)
+        states = "SELECT event_id FROM qmc_deliveries WHERE state = 'done' ORDER BY event_id"
+        expected = ["4710", "4712"] if length else ["4710", "4711", "4712"]
+        await until(lambda: [one for (one,) in select_in(tmp_path, states)] == expected)
+    assert sorted(begun) == expected
 
 
 @pytest.mark.usefixtures("_nothing_is_readable")

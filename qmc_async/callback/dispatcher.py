@@ -42,7 +42,8 @@ _RENEWED_EVERY: Final = LEASE / 3
 _TRIED_EVERY: Final = 1.0  # seconds between two tries to write an outcome down
 _CLOCK_CHECKED_EVERY: Final = 60.0  # seconds
 _CANCELLED_DELAY: Final = 60.0  # seconds
-_REMEMBERED: Final = 10_000  # deliveries that wait for a retry, or are dead
+_REMEMBERED: Final = 10_000  # deliveries that are not done, and not under way
+_LONGEST_REMEMBERED: Final = 4096  # bytes of a body; the platform's have less than 1000
 _UNWINDING: Final = 1.0  # seconds that a cancelled handler has for its clean-up
 _LONGEST_ERROR: Final = 2000  # characters that a dead letter keeps
 
@@ -115,18 +116,25 @@ class Dispatcher:
         if kept.kind is Kind.CONFLICT:
             self._look.set()
 
+    def remember(self, put: Put, kept: Kept | None) -> None:
+        """Be able to write down again what was kept, and waits for its handlers in the store.
+
+        Args:
+            put: what was kept.
+            kept: what became of it; None where it is in the spool.
+        """
+        receipt = put.receipt
+        if kept is not None and kept.kind is not receipt.kind:
+            return
+        for name, leased in (put.handlers or {}).items():
+            if kept is None or not leased:
+                claim = _claim_of(receipt, name)
+                self._remember(Outcome(claim, State.PENDING))
+
     def deliver_unkept(self, receipt: Receipt) -> None:
         """Start the handlers of an event that could not be kept: once, and nobody knows later."""
         for name in self._handlers.wanting(receipt.event):
-            claim = Claim(
-                event_id=receipt.event_id,
-                handler=name,
-                fence=0,
-                attempts=0,
-                event=receipt.event,
-                receipt=receipt,
-                kind=receipt.kind,
-            )
+            claim = _claim_of(receipt, name)
             self._run(_attempt(self._handlers.by_name[name], claim), name)
 
     async def stop(self, end: float) -> None:
@@ -231,6 +239,8 @@ class Dispatcher:
 
     def _remember(self, outcome: Outcome) -> None:
         """Be able to write it down again, where the file that it stands in is lost."""
+        if len(outcome.claim.receipt.body) > _LONGEST_REMEMBERED:
+            return
         self._waiting[outcome.claim.key] = outcome
         if len(self._waiting) > _REMEMBERED:
             self._waiting.popitem(last=False)
@@ -310,6 +320,19 @@ class Dispatcher:
                 await self._store.renew(list(self._held.values()))
             except Exception as error:  # noqa: BLE001 - without this loop leases would end
                 logger.warning("leases could not be renewed: %s", error)
+
+
+def _claim_of(receipt: Receipt, handler: str) -> Claim:
+    """A claim that nobody has leased."""
+    return Claim(
+        event_id=receipt.event_id,
+        handler=handler,
+        fence=0,
+        attempts=0,
+        event=receipt.event,
+        receipt=receipt,
+        kind=receipt.kind,
+    )
 
 
 async def _attempt(handler: Handler, claim: Claim) -> Outcome:

@@ -381,6 +381,7 @@ class CallbackServer(Registration):
             raise
         finally:
             self._dispatcher.cancel(put)
+        self._dispatcher.remember(put, kept)
         if kept is None:  # it is in the spool, and its handlers get it from the store
             self._wake(receipt)
             return

@@ -12,7 +12,7 @@ import asyncio
 import logging
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from qmc_async.errors import StoreError
 from qmc_async.store import deliveries, events, spool_file
@@ -26,11 +26,15 @@ if TYPE_CHECKING:
     from qmc_async.store.group_commit import GroupCommit
     from qmc_async.store.records import Kept, Put
 
+    _Rung: TypeAlias = Callable[
+        [Put, Callable[[Kept], None], float], Coroutine[Any, Any, Kept | None]
+    ]
+
 __all__ = ["Ladder"]
 
 logger = logging.getLogger(__name__)
 
-_SPOOL_PATIENCE: Final = 0.25  # seconds; with the database's 0.4 the answer still leaves in 0.7
+_SPOOL_PATIENCE: Final = 0.25  # seconds beyond the database's 0.4: the answer leaves in 0.7
 _TRIED_EVERY: Final = 0.5  # seconds between two looks whether the database is back
 _ADOPTED_EVERY: Final = 10.0  # seconds between two looks for processes that have died
 _LONGEST_COMMIT: Final = 60.0  # seconds
@@ -83,24 +87,25 @@ class Ladder:
         Raises:
             StoreError: it could not be kept at all.
         """
+        end = asyncio.get_running_loop().time() + self._patience + _SPOOL_PATIENCE
         problems: list[str] = []
-        ladder: list[Callable[[Put, Callable[[Kept], None]], Coroutine[Any, Any, Kept | None]]] = [
-            self._keep_in_database,
-            self._keep_in_spool,
-        ]
+        ladder: list[_Rung] = [self._keep_in_database, self._keep_in_spool]
         if self._is_down:  # then nobody waits for it, unless there is nothing else
             ladder.reverse()
         for rung in ladder:
             try:
-                return await rung(put, on_late)
+                return await rung(put, on_late, end)
             except StoreError as error:
                 problems.append(str(error))
         raise StoreError("; ".join(problems))
 
-    async def _keep_in_database(self, put: Put, on_late: Callable[[Kept], None]) -> Kept | None:
+    async def _keep_in_database(
+        self, put: Put, on_late: Callable[[Kept], None], end: float
+    ) -> Kept | None:
         future = self._rows.submit(events.put, put)
+        left = max(0.0, end - asyncio.get_running_loop().time())
         try:
-            await asyncio.wait((future,), timeout=self._patience)
+            await asyncio.wait((future,), timeout=min(self._patience, left))
         finally:
             if not future.done():
                 future.add_done_callback(partial(_tell_late, on_late))
@@ -114,11 +119,11 @@ class Ladder:
                 self._went_down(str(error))
             raise
 
-    async def _keep_in_spool(self, put: Put, _: Callable[[Kept], None]) -> None:
+    async def _keep_in_spool(self, put: Put, _: Callable[[Kept], None], end: float) -> None:
         if self._spool is None:
             raise StoreError("there is no spool")
         try:
-            async with asyncio.timeout(_SPOOL_PATIENCE):
+            async with asyncio.timeout_at(end):
                 await self._spool.submit(spool_file.append, put)
         except (OSError, TimeoutError) as error:
             self._is_spool_down = True

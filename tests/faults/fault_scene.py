@@ -137,7 +137,7 @@ class Scene:
             "kill": "",
             "after": 0,
             "lease": 0.5,
-            "spool_patience": 0.0 if FULL else 10.0,
+            "spool_patience": 10.0,
             "later": 0.05,
             "takes": 0.005,
             "hangs": 0.1,
