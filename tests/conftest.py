@@ -14,6 +14,8 @@ from qmc_async.sandbox import RealClock, Sandbox
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytest_plugins = ["database_servers"]
+
 
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -217,8 +217,7 @@ ASKED: dict[str, tuple[Any, Any]] = {
     "put": (events.put, put_of(body_of())),
     "call_id": (events.find_by_call_id, ["4711", "4712"]),
     "out_call_id": (events.find_by_out_call_id, ["order-1", "order-2"]),
-    "since": (events.find_since, 5),
-    "position": (events.position, None),
+    "probe": (events.probe, None),
     "id": (events.list_events, events.Listing(limit=10, identifier="4711")),
     "newest": (events.list_events, events.Listing(limit=10)),
 }

@@ -331,8 +331,8 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.off = 0
-        monkeypatch.setattr("qmc_async.store.deliveries.now", lambda: records.now() + self.off)
-        monkeypatch.setattr("qmc_async.callback.dispatcher._CLOCK_CHECKED_EVERY", 0.01)
+        monkeypatch.setattr("qmc_async.store.transaction.now", lambda: records.now() + self.off)
+        monkeypatch.setattr("qmc_async.callback.dispatcher._CHECKED_EVERY", 0.01)
         monkeypatch.setattr("qmc_async.callback.dispatcher._RENEWED_EVERY", 0.05)
 
 

@@ -73,7 +73,7 @@ def test_the_order_of_things(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(os, "write", noted_write)
     spool = Spool(tmp_path, "us")
     spool.open()
-    assert done == [("fsync", True)] * 2  # the folder, and the one that it was made in
+    assert done == [("fsync", True)] * 3  # the folder, and those that it was made in
     done.clear()
     jobs = [Job(spool_file.append, one, None) for one in _puts("1", "2")]  # type: ignore[arg-type]  # nobody waits
     spool.commit(jobs)

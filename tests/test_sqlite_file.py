@@ -120,7 +120,7 @@ async def test_a_file_system_without_durability(
         wrapped(engine)
         event.listen(engine, "connect", lessen)  # after ours, as a file system that takes no WAL
 
-    monkeypatch.setattr("qmc_async.store.database.use_immediate_transactions", use)
+    monkeypatch.setattr("qmc_async.store.sqlite_database.use_immediate_transactions", use)
     why = await _refusal(f"sqlite:///{tmp_path / 'qmc.db'}")
     assert "not WAL and FULL" in why
 

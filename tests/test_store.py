@@ -136,10 +136,10 @@ async def test_where_the_spool_is(
     async with store_in(tmp_path, patience=0.01, spool=spool) as store:
         with locked(tmp_path):
             assert await store.keep(put_of(body_of()), lambda _: None) is None
-            [file] = folder.glob("*.spool")
+            [file] = folder.rglob("*.spool")
             assert file.stat().st_size
         await until(lambda: not store.problems)
-    assert names_in(folder) == []
+    assert not [path for path in folder.rglob("*") if path.is_file()]
 
 
 async def test_a_store_in_memory_has_no_spool_unless_told(
@@ -181,7 +181,7 @@ async def test_as_often_opened_as_closed(tmp_path: Path) -> None:
     await store.close()
     assert _no_threads()
     for asking in (
-        store.position,
+        store.changes,
         lambda: store.keep(put_of(body_of()), lambda _: None),
         lambda: store.find(["4711"]),
     ):
@@ -213,7 +213,7 @@ def test_two_loops_at_once(tmp_path: Path) -> None:
         with pytest.raises(RuntimeError, match="another event loop"):
             await store.open()
         with pytest.raises(StoreError, match="another event loop"):
-            await store.position()
+            await store.changes()
 
     async def here() -> None:
         async with store:

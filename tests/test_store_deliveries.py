@@ -11,7 +11,7 @@ from callback_peer import body_of, select_in
 from store_support import ask, keep, put_of, store_in
 
 from qmc_async.models import Conflict, Disconnected
-from qmc_async.store import Kind, State, Store, deliveries
+from qmc_async.store import Kind, State, Store, deliveries, transaction
 from qmc_async.store.records import LEASE, LONGEST_DELAY, Claim, Outcome, Poll
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The clock of the store."""
     clock = Clock()
-    monkeypatch.setattr(deliveries, "now", clock)
+    monkeypatch.setattr(transaction, "now", clock)
     return clock
 
 

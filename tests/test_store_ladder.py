@@ -149,7 +149,7 @@ async def test_a_failing_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         for call_id in "23":
             assert await store.keep(put_of(body_of(call_id)), _ignore) is None
         with pytest.raises(StoreError) as caught:
-            await store.position()
+            await store.changes()
         assert caught.value.temporary
         await until(lambda: database.asked > 3)
         await until(lambda: list(store.problems) == ["store"])
@@ -168,7 +168,7 @@ async def test_another_program_that_holds_the_file(
         with locked(tmp_path):
             assert await store.keep(put_of(body_of()), _ignore) is None
             with pytest.raises(StoreError, match="database is locked"):
-                await store.position()
+                await store.changes()
         await until(lambda: not store.problems)
     assert _ids(tmp_path) == ["4711"]
 

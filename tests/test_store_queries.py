@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from callback_peer import body_of, select_in
-from store_support import database_of, keep, never_late, put_of, store_in
+from store_support import database_of, in_thread, keep, never_late, put_of, store_in
 
 from qmc_async.models import Conflict, Disconnected, UnknownNotification
 from qmc_async.store import Kind, State, Store
@@ -91,71 +91,24 @@ async def test_ids_that_no_database_takes(store: Store, name: str) -> None:
     assert not by_ours
 
 
-# --- since a position --------------------------------------------------------------------------
+# --- changes -----------------------------------------------------------------------------------
 
 
-async def test_find_since(store: Store) -> None:
-    """What was kept after a position, once each, reports of ends only."""
-    start = await store.position()
-    assert await store.find_since(start) == ([], start)
+async def test_changes_of_another_process(store: Store, tmp_path: Path) -> None:
+    """They show, and what this process does itself does not: it has told whom it concerns."""
+    before = await store.changes()
     await keep(store, body_of("1"))
-    await keep(store, b"nonsense")
-    await keep(store, body_of("1", reason="Other"))
-    await keep(store, body_of("2"))
-    events, after = await store.find_since(start)
-    assert [event.call_id for event in events] == ["1", "2"]
-    assert after == await store.position()
-    assert await store.find_since(after) == ([], after)
-
-
-async def test_find_since_in_portions(store: Store, tmp_path: Path) -> None:
-    """A thousand at a time, until there is nothing left."""
-    await keep(store, body_of("first"))
-    with closing(sqlite3.connect(tmp_path / "qmc.db", timeout=30)) as file, file:
-        file.executemany(
-            "INSERT INTO qmc_events SELECT NULL, ?, kind, NULL, 0, '', '', ?, 1 FROM qmc_events"
-            " WHERE event_id = 'first'",
-            [(str(n), body_of(str(n))) for n in range(1500)],
-        )
-    seen: list[str] = []
-    position = 0
-    while True:
-        events, after = await store.find_since(position)
-        seen += [event.call_id for event in events]
-        if after == position:
-            break
-        position = after
-    assert seen == ["first", *(str(n) for n in range(1500))]
-
-
-async def test_find_since_after_a_purge(store: Store) -> None:
-    """Numbers are not used twice: what comes after is found, and nothing else."""
-    await keep(store, body_of("1"), {})
-    position = await store.position()
-    assert await store.purge(datetime.now(UTC) + timedelta(days=1)) == 1
-    _, position = await store.find_since(position)
-    await keep(store, body_of("2"))
-    events, _ = await store.find_since(position)
-    assert [event.call_id for event in events] == ["2"]
-
-
-async def test_find_since_in_a_fresh_file(store: Store, tmp_path: Path) -> None:
-    """After the file was set aside it counts anew: nothing that came since is passed over."""
-    for number in range(20):
-        await keep(store, body_of(str(number)))
-    position = await store.position()
+    assert await store.changes() == before
+    async with store_in(tmp_path) as another:
+        await keep(another, body_of("2"))
+        after = await store.changes()
+        assert after != before
+        assert await store.changes() == after
     database = database_of(store)
-    database.file.path.rename(tmp_path / "away")
-
-    def take(_: object) -> None:
-        database.close()
-        database._connect()
-
-    database._rescue = take
-    await keep(store, body_of("after"))
-    events, position = await store.find_since(position)
-    assert [event.call_id for event in events] == ["after"]
-    assert await store.find_since(position) == ([], position)
+    await in_thread(store, lambda _: None)
+    marks = {await store.changes()}
+    database.close()  # as after a failure
+    assert await store.changes() not in marks | {before, after}
 
 
 # --- lists -------------------------------------------------------------------------------------

@@ -155,5 +155,5 @@ async def test_a_commit_that_fails_late(tmp_path: Path, monkeypatch: pytest.Monk
         with locked(tmp_path):
             assert await store.keep(put_of(body_of()), never_late) is None
             with pytest.raises(StoreError):
-                await store.position()  # comes after it, and fails as it has
+                await store.changes()  # comes after it, and fails as it has
         await until(lambda: _ids(tmp_path) == ["4711"])

@@ -26,10 +26,12 @@ NO_STORES = [
     "sqlite+nonsense:///qmc.db",
     "sqlite+aiosqlite:///qmc.db",
     f"sqlite://user:{SECRET}@host/qmc.db",
-    f"postgresql://user:{SECRET}@host/db",
-    f"postgresql+psycopg://user:{SECRET}@host:5432/db",
+    f"postgresql://user:{SECRET}@host",
+    f"postgresql+psycopg2://user:{SECRET}@host:5432/db",
+    f"postgresql+asyncpg://user:{SECRET}@host:5432/db",
     f"postgresql://user:a@b:{SECRET}@host:port/db",
-    f"mysql+pymysql://user:{SECRET}@host/db",
+    f"mysql+pymysql://user:{SECRET}@host/",
+    f"mysql+mysqldb://user:{SECRET}@host/db",
     f"nonsense://user:{SECRET}@host/db",
     f"nonsense://{SECRET}",
 ]
@@ -54,6 +56,31 @@ async def test_a_url_that_is_no_store(
     monkeypatch.setenv("QMC_STORE", url)
     with pytest.raises(ConfigError, match=r"^store: "):
         CallbackServer()
+
+
+@pytest.mark.parametrize(
+    ("url", "place"),
+    [
+        (f"postgresql://user:{SECRET}@host/db", "postgresql://host/db"),
+        (f"postgres://user:{SECRET}@host/db", "postgresql://host/db"),
+        (f"postgresql+psycopg://user:{SECRET}@host:5432/db", "postgresql://host:5432/db"),
+        (
+            f"postgresql://user@/db?host=a:1&host=b&password={SECRET}&target_session_attrs=any",
+            "postgresql://a:1,b/db",
+        ),
+        (f"mysql://user:{SECRET}@host/db", "mysql://host/db"),
+        (f"mariadb+pymysql://user:{SECRET}@host:33/db?charset=utf8", "mysql://host:33/db"),
+    ],
+)
+def test_where_a_server_is(
+    url: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told without user and password, and nothing is connected yet."""
+    monkeypatch.chdir(tmp_path)
+    store = Store(url)
+    assert store.place == place
+    assert repr(store) == f"<Store in {place}>"
+    assert not names_in(tmp_path)
 
 
 async def test_a_url_with_options(tmp_path: Path) -> None:

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from callback_peer import alone, body_of, hurry, messages, until, url_in
 from sqlalchemy import Engine, event
+from store_support import store_in
 
 from qmc_async import CallbackServer, Disconnected, StoreError
 from qmc_async.store import Store
 from qmc_async.store.records import Put, Receipt
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Generator, Mapping, Sequence
+    from collections.abc import Collection, Generator, Mapping
     from pathlib import Path
 
 WAYS: list[dict[str, Any]] = [{"call": "4711"}, {"out_call_id": "order-42"}]
@@ -31,7 +32,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def _keep(store: Store, *bodies: bytes) -> None:
-    """Put notifications into a store, behind the back of the server that has it."""
+    """Put notifications into a store as a server does."""
 
     def late(_: object) -> None:
         raise AssertionError
@@ -107,8 +108,8 @@ async def test_another_process(tmp_path: Path) -> None:
 class Failing(Store):
     """A store that cannot be asked, when told so."""
 
-    def __init__(self) -> None:
-        super().__init__("sqlite://")
+    def __init__(self, url: str = "sqlite://") -> None:
+        super().__init__(url)
         self.failure: Exception | None = None
         self.asked = 0
 
@@ -117,10 +118,10 @@ class Failing(Store):
         if self.failure is not None:
             raise self.failure
 
-    async def position(self) -> int:
+    async def changes(self) -> object:
         """Fail."""
         self._fail()
-        return await super().position()
+        return await super().changes()
 
     async def find(
         self, call_ids: Collection[str] = (), out_call_ids: Collection[str] = ()
@@ -129,19 +130,14 @@ class Failing(Store):
         self._fail()
         return await super().find(call_ids, out_call_ids)
 
-    async def find_since(self, position: int) -> tuple[Sequence[Disconnected], int]:
-        """Fail."""
-        self._fail()
-        return await super().find_since(position)
-
 
 @pytest.mark.parametrize("failure", [StoreError("away"), TimeoutError("away"), OSError("away")])
 @pytest.mark.parametrize("begun", ["before", "meanwhile"])
 async def test_a_store_that_fails_meanwhile(
-    failure: Exception, begun: str, caplog: pytest.LogCaptureFixture
+    failure: Exception, begun: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It delays who waits, and ends nobody's wait; a mistake of the store's is logged."""
-    store = Failing()
+    store = Failing(url_in(tmp_path))
     async with CallbackServer(port=0, store=store) as server:
         if begun == "meanwhile":
             store.failure = failure
@@ -149,7 +145,8 @@ async def test_a_store_that_fails_meanwhile(
         await until(lambda: store.asked)
         store.failure = failure
         asked = store.asked
-        await _keep(store, BODY)
+        async with store_in(tmp_path) as another:
+            await _keep(another, BODY)
         await until(lambda: store.asked > asked + 3)
         assert not waiting.done()
         store.failure = None

@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 _POLLED_EVERY: Final = 1.0  # seconds
 _RENEWED_EVERY: Final = LEASE / 3
 _TRIED_EVERY: Final = 1.0  # seconds between two tries to write an outcome down
-_CLOCK_CHECKED_EVERY: Final = 60.0  # seconds
+_CHECKED_EVERY: Final = 60.0  # seconds
 _CANCELLED_DELAY: Final = 60.0  # seconds
 _REMEMBERED: Final = 10_000  # deliveries that are not done, and not under way
 _LONGEST_REMEMBERED: Final = 4096  # bytes of a body; the platform's have less than 1000
@@ -73,11 +73,14 @@ class Dispatcher:
         self._look = asyncio.Event()
         self._looked_until = 0
         self._stopping = True
+        self.left_over: frozenset[str] = frozenset()
+        """Handlers that others have registered, and that nobody runs any more."""
 
     def start(self) -> None:
         """Begin to look for what an earlier process has left, and for what is due again."""
         self._stopping = False
         self._waiting.clear()
+        self.left_over = frozenset()
         self._files_lost = self._store.files_lost
         self._look = asyncio.Event()
         self._polling = asyncio.create_task(self._poll_for_ever(), name="qmc poll")
@@ -128,13 +131,12 @@ class Dispatcher:
             return
         for name, leased in (put.handlers or {}).items():
             if kept is None or not leased:
-                claim = _claim_of(receipt, name)
-                self._remember(Outcome(claim, State.PENDING))
+                self._remember(Outcome(receipt.claim(name, fence=0), State.PENDING))
 
     def deliver_unkept(self, receipt: Receipt) -> None:
         """Start the handlers of an event that could not be kept: once, and nobody knows later."""
         for name in self._handlers.wanting(receipt.event):
-            claim = _claim_of(receipt, name)
+            claim = receipt.claim(name, fence=0)
             self._run(_attempt(self._handlers.by_name[name], claim), name)
 
     async def stop(self, end: float) -> None:
@@ -259,13 +261,14 @@ class Dispatcher:
             raise
 
     async def _poll_for_ever(self) -> None:
-        clock_checked = -math.inf
+        checked = -math.inf
         while not self._stopping:
             self._look.clear()
             try:
-                if time.monotonic() - clock_checked > _CLOCK_CHECKED_EVERY:
+                if time.monotonic() - checked > _CHECKED_EVERY:
                     await self._store.undo_clock_steps(list(self._handlers.by_name))
-                    clock_checked = time.monotonic()
+                    await self._look_for_left_over()
+                    checked = time.monotonic()
                 if self._files_lost != self._store.files_lost:
                     self._files_lost = self._store.files_lost
                     self._unsettled += self._waiting.values()
@@ -280,6 +283,17 @@ class Dispatcher:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_POLLED_EVERY):
                     await self._look.wait()
+
+    async def _look_for_left_over(self) -> None:
+        left_over = frozenset(await self._store.left_over(self._handlers.by_name))
+        if new := left_over - self.left_over:
+            logger.error(
+                "deliveries have been waiting for a quarter of an hour for handlers that this "
+                "server does not have: %s. Start a server that has them, or register one under "
+                "that name=",
+                ", ".join(sorted(new)),
+            )
+        self.left_over = left_over
 
     async def _poll(self) -> None:
         wanted = {
@@ -320,19 +334,6 @@ class Dispatcher:
                 await self._store.renew(list(self._held.values()))
             except Exception as error:  # noqa: BLE001 - without this loop leases would end
                 logger.warning("leases could not be renewed: %s", error)
-
-
-def _claim_of(receipt: Receipt, handler: str) -> Claim:
-    """A claim that nobody has leased."""
-    return Claim(
-        event_id=receipt.event_id,
-        handler=handler,
-        fence=0,
-        attempts=0,
-        event=receipt.event,
-        receipt=receipt,
-        kind=receipt.kind,
-    )
 
 
 async def _attempt(handler: Handler, claim: Claim) -> Outcome:
@@ -397,6 +398,7 @@ def _told(error: BaseException) -> str:
     name = type(error).__qualname__
     try:
         told = f"{name}: {mask_in_text(str(error))}"[:_LONGEST_ERROR]
-        return told.encode(errors="backslashreplace").decode()  # no database takes half a character
+        # No database takes half a character, and PostgreSQL no NUL.
+        return told.encode(errors="backslashreplace").decode().replace("\0", "\\0")
     except BaseException:  # noqa: BLE001 - what an exception says of itself may be broken too
         return name

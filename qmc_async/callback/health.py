@@ -16,8 +16,9 @@ __all__ = ["HEALTHZ", "READYZ", "health_reply"]
 HEALTHZ: Final = "/healthz"
 READYZ: Final = "/readyz"
 
-# A database that is away is no reason to send notifications elsewhere: the spool takes them.
-_HARMLESS: Final = frozenset({"store"})
+# A database that is away is no reason to send notifications elsewhere: the spool takes them. Nor
+# is what other servers have left.
+_HARMLESS: Final = frozenset({"store", "handlers"})
 
 
 def health_reply(path: str, problems: Mapping[str, str]) -> Reply | None:

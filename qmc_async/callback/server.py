@@ -323,10 +323,13 @@ class CallbackServer(Registration):
         """What is wrong, each with what it means, as ``/readyz`` has it; empty while all is well.
 
         ``stopped``: it does not run. ``store``: notifications go to the spool. ``spool``: they
-        cannot be kept at all. ``set_aside``: the store's file was broken.
+        cannot be kept at all. ``set_aside``: the store's file was broken. ``handlers``: deliveries
+        wait for handlers that this server does not have, and that nobody seems to run.
         """
-        stopped = {} if self._is_ready else {"stopped": "the server does not run"}
-        return stopped | dict(self._store.problems)
+        found = {} if self._is_ready else {"stopped": "the server does not run"}
+        if left_over := self._dispatcher.left_over:
+            found["handlers"] = f"nobody seems to run the handlers {', '.join(sorted(left_over))}"
+        return found | dict(self._store.problems)
 
     async def _begin(self) -> None:
         if self._loop is not None:
@@ -383,7 +386,6 @@ class CallbackServer(Registration):
             self._dispatcher.cancel(put)
         self._dispatcher.remember(put, kept)
         if kept is None:  # it is in the spool, and its handlers get it from the store
-            self._wake(receipt)
             return
         if kept.kind is None:
             logger.info("the notification of call %s came again", receipt.event.call_id)
@@ -392,8 +394,6 @@ class CallbackServer(Registration):
                 "the notification of call %s came again with other content; both are kept",
                 receipt.event.call_id,
             )
-        else:
-            self._wake(receipt)
         self._dispatcher.deliver(kept)
 
     def _wake(self, receipt: Receipt) -> None:

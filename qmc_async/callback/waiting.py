@@ -3,7 +3,8 @@
 1. What this process receives wakes them at once.
 2. What the store has already is looked up when they begin to wait: one query for all who begin
    while the last one is under way.
-3. What another process receives is found by one query a tick for all who wait.
+3. What another process receives is told by the database where that can tell; anyhow it is found,
+   by looking for all who wait again and again.
 4. A store that fails delays them; it does not end their wait.
 """
 
@@ -17,6 +18,8 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from qmc_async.errors import StoreError
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from qmc_async.models import Disconnected
     from qmc_async.store import Store
 
@@ -26,7 +29,10 @@ logger = logging.getLogger(__name__)
 
 Key: TypeAlias = tuple[str, str]
 
-_TICK: Final = 0.5  # seconds
+_TICK: Final = 0.5  # seconds between two looks for all who wait
+_HEARD_TICK: Final = 5.0  # seconds; where the database tells, looking only makes sure
+_SKIPPED: Final = 10  # looks, where nothing has changed
+_IDLE: Final = 10  # times as long as a look took, the store has for other things
 _LOOK_UP: Final = 1.0  # seconds that the store has to answer who has no time
 _KINDS: Final = ("call_id", "out_call_id")
 
@@ -39,16 +45,23 @@ class Waiting:
         self._futures: dict[Key, set[asyncio.Future[Disconnected]]] = {}
         self._new: set[Key] = set()
         self._asked = asyncio.Event()
+        self._must_look = False
+        self._changes: object = None
+        self._skipped = 0
         self._watching: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begin to look into the store for those who wait."""
         self._asked = asyncio.Event()
+        self._must_look = False
+        self._changes = None
+        self._store.hear(self)
         self._watching = asyncio.create_task(self._watch(), name="qmc waiting")
 
     async def stop(self) -> None:
         """Let nobody wait for a server that has stopped."""
         watching, self._watching = self._watching, None
+        self._store.unhear(self)
         for futures in self._futures.values():
             for future in futures:
                 if not future.done():
@@ -113,26 +126,65 @@ class Waiting:
             if not future.done():
                 future.set_result(event)
 
+    def look_for(self, names: Collection[str] | None) -> None:
+        """See `Hearer`."""
+        # A key of the database's is not always the id itself.
+        if names is None or any(name.startswith("~") for name in names):
+            self._must_look = True
+            self._asked.set()
+            return
+        heard = {(kind, name) for name in names for kind in _KINDS if (kind, name) in self._futures}
+        if heard:
+            self._new |= heard
+            self._asked.set()
+
     async def _watch(self) -> None:
-        position: int | None = None
+        loop = asyncio.get_running_loop()
+        look_at = 0.0
         while True:
             if not self._futures:
                 await self._asked.wait()
-                position = None  # what came while nobody waited is looked up by its id
             self._asked.clear()
+            began = loop.time()
             try:
-                if position is None:
-                    position = await self._store.position()
-                await self._look_up_new()
-                position = await self._look_up_since(position)
+                if self._must_look or began >= look_at:
+                    await self._look_for_all()
+                    pause = max(
+                        _HEARD_TICK if self._store.is_heard else _TICK,
+                        (loop.time() - began) * _IDLE,
+                    )
+                    look_at = loop.time() + pause
+                else:
+                    await self._look_up_new()
             except StoreError as error:
                 logger.debug("who waits goes on waiting, because of the store: %s", error)
+                look_at = began + _TICK
             except Exception:
                 # Whatever it is: without this loop nobody would be woken from the store.
                 logger.exception("looking for notifications in the store failed")
+                look_at = began + _TICK
             with suppress(TimeoutError):
-                async with asyncio.timeout(_TICK):
+                async with asyncio.timeout_at(look_at):
                     await self._asked.wait()
+
+    async def _look_for_all(self) -> None:
+        must_look, self._must_look = self._must_look, False
+        try:
+            changes = await self._store.changes()
+            self._skipped += 1
+            if (
+                must_look
+                or changes is None
+                or changes != self._changes
+                or self._skipped == _SKIPPED  # to be on the safe side
+            ):
+                self._skipped = 0
+                self._new |= self._futures.keys()
+            await self._look_up_new()
+        except BaseException:
+            self._must_look |= must_look
+            raise
+        self._changes = changes
 
     async def _look_up_new(self) -> None:
         new, self._new = self._new & self._futures.keys(), set()
@@ -149,12 +201,3 @@ class Waiting:
         for kind, events in zip(_KINDS, found, strict=True):
             for name, event in events.items():
                 self._wake((kind, name), event)
-
-    async def _look_up_since(self, position: int) -> int:
-        while True:
-            events, after = await self._store.find_since(position)
-            for event in events:
-                self.wake(event)
-            if after == position:
-                return position
-            position = after

@@ -3,37 +3,27 @@
 from __future__ import annotations
 
 import logging
-import sqlite3
-from contextlib import closing, suppress
+from abc import ABC, abstractmethod
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import create_engine, make_url
-from sqlalchemy.exc import ArgumentError as UrlError
-from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
-from sqlalchemy.pool import StaticPool
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from qmc_async.errors import ConfigError, StoreError
 from qmc_async.store.group_commit import grouped
-from qmc_async.store.schema import prepare
-from qmc_async.store.sqlite_file import (
-    SqliteFile,
-    check_durability,
-    is_corrupt,
-    use_immediate_transactions,
-)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from sqlalchemy import Connection, Engine
 
+    from qmc_async.store.bell import Bell
     from qmc_async.store.group_commit import Job
 
-__all__ = ["Database"]
+__all__ = ["LOGGING_NAME", "MEMORY", "Database", "describe"]
 
-logger = logging.getLogger(__name__)
-
+MEMORY: Final = "memory"
 LOGGING_NAME: Final = "qmc"
 # At DEBUG, SQLAlchemy logs every row that it reads, bodies and all. A level of its own would have
 # it log every statement, in an application that logs warnings only.
@@ -42,74 +32,42 @@ logging.getLogger(f"sqlalchemy.engine.Engine.{LOGGING_NAME}").addFilter(
 )
 
 
-class Database:
-    """Does jobs in transactions.
+class Database(ABC):
+    """Does jobs in transactions."""
 
-    Args:
-        url: SQLAlchemy's, such as ``sqlite:///qmc.db``.
-        on_set_aside: told the new name of a broken file, in the store's thread, once a fresh one
-            has taken its place.
+    place: str
+    """Where it is, without a password; `MEMORY` where a restart forgets it."""
 
-    Raises:
-        ConfigError: the URL is none that this library can use.
-    """
+    bell: Bell | None = None
+    """Hears what other processes keep, where the database tells."""
 
-    def __init__(self, url: str, on_set_aside: Callable[[Path], None]) -> None:
-        try:
-            self._url = make_url(url)
-        except (UrlError, ValueError):  # the second would quote a password that has a colon
-            raise ConfigError(
-                "store: it must be a URL such as sqlite:///qmc.db", setting="store"
-            ) from None
-        if self._url.drivername not in {"sqlite", "sqlite+pysqlite"}:
-            raise ConfigError(
-                f"store: {self._url.drivername} is not supported: use sqlite:///qmc.db",
-                setting="store",
-            )
-        if self._url.host or self._url.username or self._url.query:
-            raise ConfigError(
-                "store: it must be sqlite:/// and the path of a file, such as sqlite:///qmc.db",
-                setting="store",
-            )
-        name = self._url.database
-        self.file = None if name in (None, "", ":memory:") else SqliteFile(name)
-        if self.file is not None:  # where the program goes later changes nothing
-            self._url = self._url.set(database=str(self.file.path))
-        self._on_set_aside = on_set_aside
+    def __init__(self) -> None:
         self._engine: Engine | None = None
         self._connection: Connection | None = None
 
-    @property
-    def place(self) -> str:
-        """Where it is, without a password."""
-        if self.file is not None:
-            return str(self.file.path)
-        return "memory"
-
+    @abstractmethod
     def open(self) -> None:
         """Connect, check, and make the tables.
 
         Raises:
             ConfigError: nothing can be kept there.
         """
-        if self.file is not None:
-            self.file.check()
-            for aside in self.file.not_copied():
-                self._on_set_aside(aside)
-        try:
-            self._connect()
-        except DBAPIError as error:
-            if self.file is None or not is_corrupt(error):
-                raise ConfigError(f"store: {describe(error)}", setting="store") from None
-            self._replace(error)
 
-    def note_copied(self, aside: Path) -> None:
-        """Do not copy what was set aside once more."""
-        assert self.file is not None  # noqa: S101 - only a file is set aside
-        self.file.note_copied(aside)
+    @abstractmethod
+    def spool_folder(self, chosen: Path | None) -> Path | None:
+        """Where the spool of this database is; None where there is none. It must be open.
+
+        Args:
+            chosen: a folder that other databases may use as well: what is in one's spool must
+                never go into another.
+        """
+
+    @abstractmethod
+    def _connect(self) -> Connection:
+        """Connect again, once it has been open."""
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Let go of it."""
         connection, self._connection = self._connection, None
         engine, self._engine = self._engine, None
         # What is broken may not even close; it is let go all the same.
@@ -126,11 +84,9 @@ class Database:
         A job that is at fault itself does not spoil it for the others.
         """
         try:
-            self._transact(jobs)
+            self._try(jobs)
         except DBAPIError as error:
-            if self.file is not None and is_corrupt(error):
-                self._commit_elsewhere(error, jobs)
-            elif isinstance(error, OperationalError):
+            if self._is_its_own_fault(error):
                 self._give_up(error, jobs)
             elif len(jobs) > 1:
                 self._commit_each(jobs)
@@ -144,25 +100,24 @@ class Database:
             else:
                 _fail(jobs, describe(error), temporary=False)
 
+    @abstractmethod
+    def _try(self, jobs: Sequence[Job]) -> None:
+        """Do the jobs in one transaction, and in another where the first may fail in passing."""
+
+    @abstractmethod
+    def _is_its_own_fault(self, error: DBAPIError) -> bool:
+        """Whether it is the database that fails, and the job may succeed later."""
+
     def _commit_each(self, jobs: Sequence[Job]) -> None:
         for job in jobs:
             self.commit([job])
 
-    def _commit_elsewhere(self, error: DBAPIError, jobs: Sequence[Job]) -> None:
-        try:
-            self._replace(error)
-            self._transact(jobs)
-        except (DBAPIError, OSError, ConfigError) as again:
-            self._give_up(again, jobs)
-
     def _give_up(self, error: Exception, jobs: Sequence[Job]) -> None:
-        if self.file is not None:
+        if self.place != MEMORY:
             self.close()  # the next transaction begins on a connection that knows nothing of this
         _fail(jobs, describe(error))
 
     def _transact(self, jobs: Sequence[Job]) -> None:
-        if self.file is not None and self.file.is_replaced():
-            self._rescue(self.file)
         connection = self._connection or self._connect()
         with connection.begin():
             done = [
@@ -173,70 +128,6 @@ class Database:
             for job, result in zip(group, results, strict=True):
                 job.result = result
 
-    def _connect(self) -> Connection:
-        in_memory = self.file is None
-        options = {"poolclass": StaticPool} if in_memory else {}
-        # A statement that fails must not show what it was to keep.
-        engine = create_engine(
-            self._url, hide_parameters=True, logging_name=LOGGING_NAME, **options
-        )
-        use_immediate_transactions(engine)
-        self._engine = engine
-        try:
-            connection = engine.connect()
-            self._connection = connection
-            with connection.begin():
-                check_durability(connection, in_memory=in_memory)
-                prepare(connection)
-            if self.file is not None:
-                self.file.remember()
-        except BaseException:
-            self.close()
-            raise
-        return connection
-
-    def _rescue(self, file: SqliteFile) -> None:
-        """Save what is in a file that has lost its name, as long as it is open."""
-        file.forget()
-        if self._connection is None:
-            logger.critical("the store's file %s was removed or replaced from outside", file.path)
-            return
-        aside = file.free_name()
-        try:
-            source: sqlite3.Connection = self._connection.connection.driver_connection  # type: ignore[assignment]  # the only driver here
-            with closing(sqlite3.connect(aside)) as copy:
-                source.backup(copy)
-        except sqlite3.Error as error:
-            logger.critical("what was in the store's file cannot be saved: %s", describe(error))
-        self.close()
-        logger.critical(
-            "the store's file %s was removed or replaced from outside; what was in it is in %s, "
-            "and is copied over",
-            file.path,
-            aside,
-        )
-        self._on_set_aside(aside)
-        self._connect()
-
-    def _replace(self, error: DBAPIError) -> None:
-        """Set the broken file aside, and open a fresh one.
-
-        Raises:
-            OSError, DBAPIError: there is no fresh one to be had.
-        """
-        assert self.file is not None  # noqa: S101 - only a file is replaced
-        self.close()
-        aside = self.file.set_aside()
-        if aside is not None:
-            logger.critical(
-                "the store's file is broken (%s). It was set aside as %s, and a fresh one opened; "
-                "what can be read of it is copied over",
-                describe(error),
-                aside,
-            )
-            self._on_set_aside(aside)
-        self._connect()
-
 
 def _fail(jobs: Sequence[Job], why: str, *, temporary: bool = True) -> None:
     for job in jobs:
@@ -245,7 +136,13 @@ def _fail(jobs: Sequence[Job], why: str, *, temporary: bool = True) -> None:
 
 def describe(error: Exception) -> str:
     """What a database says of itself, without what it was to keep."""
+    if isinstance(error, ConfigError):
+        return str(error)
     cause = error.orig if isinstance(error, DBAPIError) else error
-    name = getattr(cause, "sqlite_errorname", "")
-    # SQLite's own messages name tables, never values.
-    return f"{name}: {cause}" if name else type(cause).__name__
+    # SQLite's own messages name tables, never values. The servers' quote them.
+    if name := getattr(cause, "sqlite_errorname", ""):
+        return f"{name}: {cause}"
+    # MySQL's own number says more than the state beside it.
+    numbers = [one for one in getattr(cause, "args", ()) if isinstance(one, int)]
+    code = numbers[0] if numbers else getattr(cause, "sqlstate", None)
+    return f"{type(cause).__name__} {code or ''}".rstrip()

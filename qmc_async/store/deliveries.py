@@ -22,13 +22,14 @@ from qmc_async.store.records import (
     Polled,
     State,
     from_milliseconds,
-    now,
+    keys_of,
 )
-from qmc_async.store.rows import bodies_of, row_of, to_event, to_receipt
+from qmc_async.store.rows import CHUNK, bodies_of, row_of, to_event, to_receipt
 from qmc_async.store.schema import DEAD, deliveries, events
+from qmc_async.store.transaction import for_update, time_in
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from sqlalchemy import Connection, Row
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = [
     "count_pending",
     "dead_letters",
+    "left_over",
     "new_delivery",
     "poll",
     "release",
@@ -50,6 +52,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 _UNROUTED_AT_ONCE: Final = 100
+_LONGEST_WAIT: Final = 15 * 60.0  # seconds; a deployment is over by then
 
 _OURS = and_(
     deliveries.c.event_id == bindparam("an_event"),
@@ -65,12 +68,12 @@ _UNROUTED = (
 )
 _INSERT = insert(deliveries)
 _DUE = (
-    select(deliveries.c.handler, deliveries.c.fence, deliveries.c.attempts, events)
-    .join_from(deliveries, events, deliveries.c.event_id == events.c.event_id)
+    select(deliveries.c.event_id, deliveries.c.fence, deliveries.c.attempts)
     .where(deliveries.c.handler == bindparam("a_handler"), deliveries.c.due_at <= bindparam("now"))
     .order_by(deliveries.c.due_at)
     .limit(bindparam("limit"))
 )
+_EVENTS = select(events).where(events.c.event_id.in_(bindparam("ids", expanding=True)))
 _TOO_FAR_AHEAD = (
     update(deliveries)
     .where(
@@ -79,6 +82,9 @@ _TOO_FAR_AHEAD = (
         or_(deliveries.c.due_at > bindparam("longest_delay"), deliveries.c.owner.is_not(None)),
     )
     .values(due_at=bindparam("now"), owner=None)
+)
+_OLDEST = select(func.min(deliveries.c.due_at)).where(
+    deliveries.c.handler == bindparam("a_handler"), deliveries.c.due_at.is_not(None)
 )
 _LEASE = (
     update(deliveries)
@@ -101,9 +107,8 @@ _SETTLE = (
 )
 
 
-def new_delivery(event_id: str, handler: str, owner: str | None) -> dict[str, Any]:
+def new_delivery(event_id: str, handler: str, owner: str | None, time: int) -> dict[str, Any]:
     """A row of `deliveries`: leased to an owner, or due at once."""
-    time = now()
     return {
         "event_id": event_id,
         "handler": handler,
@@ -127,18 +132,22 @@ def poll(connection: Connection, polls: Sequence[Poll]) -> list[Polled]:
 
 
 def _poll(connection: Connection, wanted: Poll) -> Polled:
-    time = now()
+    time = time_in(connection)
     claims: list[Claim] = []
     for handler, limit in wanted.wanted.items():
         # What is held stands in the way of what is not, if a stepped clock makes it look due.
         held = sum(name == handler for _, name in wanted.held)
-        rows = connection.execute(_DUE, {"a_handler": handler, "now": time, "limit": limit + held})
-        free = [row for row in rows.all() if (row.event_id, handler) not in wanted.held]
-        for row in free[:limit]:
+        due = connection.execute(
+            for_update(connection, _DUE),
+            {"a_handler": handler, "now": time, "limit": limit + held},
+        )
+        free = [row for row in due.all() if (row.event_id, handler) not in wanted.held][:limit]
+        found = _events_by_id(connection, [row.event_id for row in free])
+        for row in free:
             try:
-                claims.append(_to_claim(connection, row))
-            except (ValueError, TypeError) as error:  # of a newer version, or a broken file
-                _bury(connection, row, type(error).__name__)
+                claims.append(_to_claim(connection, handler, row, found[row.event_id]))
+            except (KeyError, ValueError, TypeError) as error:  # of a newer version, or broken
+                _bury(connection, handler, row, type(error).__name__)
     if claims:
         connection.execute(
             _LEASE,
@@ -148,38 +157,50 @@ def _poll(connection: Connection, wanted: Poll) -> Polled:
                 for claim in claims
             ],
         )
-    found = connection.execute(_UNROUTED, {"after": wanted.after}).all()
-    unrouted = {
-        row.event_id: to_event(connection, row.kind, row.event_id, to_receipt(row)) for row in found
-    }
-    return Polled(claims, unrouted, found[-1].seq if len(found) == _UNROUTED_AT_ONCE else 0)
+    unrouted = connection.execute(_UNROUTED, {"after": wanted.after}).all()
+    return Polled(
+        claims,
+        {
+            row.event_id: to_event(connection, row.kind, row.event_id, to_receipt(row))
+            for row in unrouted
+        },
+        unrouted[-1].seq if len(unrouted) == _UNROUTED_AT_ONCE else 0,
+    )
 
 
-def _bury(connection: Connection, row: Row[Any], why: str) -> None:
+def _events_by_id(connection: Connection, ids: Sequence[str]) -> dict[str, Row[Any]]:
+    found: dict[str, Row[Any]] = {}
+    for start in range(0, len(ids), CHUNK):
+        rows = connection.execute(_EVENTS, {"ids": ids[start : start + CHUNK]})
+        found.update((row.event_id, row) for row in rows)
+    return found
+
+
+def _bury(connection: Connection, handler: str, row: Row[Any], why: str) -> None:
     """Give up a delivery that cannot be read: it must not stand before those that can."""
     logger.error("the event %s cannot be read (%s): it is a dead letter", row.event_id, why)
     connection.execute(
         _SETTLE,
         {
             "an_event": row.event_id,
-            "a_handler": row.handler,
+            "a_handler": handler,
             "a_fence": row.fence,
             "a_state": State.DEAD,
             "now_attempts": row.attempts,
             "until": None,
-            "now": now(),
+            "now": time_in(connection),
             "an_error": f"this version cannot read it: {why}",
         },
     )
 
 
-def _to_claim(connection: Connection, row: Row[Any]) -> Claim:
+def _to_claim(connection: Connection, handler: str, due: Row[Any], row: Row[Any]) -> Claim:
     receipt = to_receipt(row)
     return Claim(
         event_id=row.event_id,
-        handler=row.handler,
-        fence=row.fence + 1,
-        attempts=row.attempts,
+        handler=handler,
+        fence=due.fence + 1,
+        attempts=due.attempts,
         event=to_event(connection, row.kind, row.event_id, receipt),
         receipt=receipt,
         kind=Kind(row.kind),
@@ -197,7 +218,7 @@ def release(connection: Connection, owners: Sequence[str]) -> list[int]:
 
 
 def _release(connection: Connection, owner: str, handlers: Sequence[str]) -> int:
-    time = now()
+    time = time_in(connection)
     released = 0
     for handler in handlers:
         # A range of the index: a backlog of a million is not looked through.
@@ -215,7 +236,9 @@ def _release(connection: Connection, owner: str, handlers: Sequence[str]) -> int
 
 
 def _handlers_that_have_work(connection: Connection) -> list[str]:
-    first = select(func.min(deliveries.c.handler)).where(deliveries.c.due_at.is_not(None))
+    first = select(func.min(deliveries.c.handler))
+    if connection.dialect.name != "mysql":  # its index has the settled ones as well
+        first = first.where(deliveries.c.due_at.is_not(None))
     found: list[str] = []
     name = connection.execute(first).scalar()
     while name is not None:
@@ -224,9 +247,21 @@ def _handlers_that_have_work(connection: Connection) -> list[str]:
     return found
 
 
+def left_over(connection: Connection, known: Sequence[Collection[str]]) -> list[list[str]]:
+    """Handlers that are none of the known ones, and whose deliveries have waited for long."""
+    names = _handlers_that_have_work(connection)
+    longest = time_in(connection) - int(_LONGEST_WAIT * 1000)
+    waiting: list[str] = []
+    for name in names:
+        oldest = connection.execute(_OLDEST, {"a_handler": name}).scalar()
+        if oldest is not None and oldest < longest:
+            waiting.append(name)
+    return [[name for name in waiting if name not in ours] for ours in known]
+
+
 def undo_clock_steps(connection: Connection, asked: Sequence[Sequence[str]]) -> list[None]:
     """Make due at once what a wrong clock has put off too far: the handlers' names."""
-    time = now()
+    time = time_in(connection)
     times = {
         "longest_delay": time + int(LONGEST_DELAY * 1000),
         "longest_lease": time + int(2 * LEASE * 1000),
@@ -258,7 +293,10 @@ def route(connection: Connection, routes: Sequence[Mapping[str, Sequence[str]]])
                     select(deliveries.c.handler).where(deliveries.c.event_id == event_id)
                 ).scalars()
             )
-            rows = [new_delivery(event_id, name, None) for name in handlers if name not in there]
+            time = time_in(connection)
+            rows = [
+                new_delivery(event_id, name, None, time) for name in handlers if name not in there
+            ]
             if rows:
                 connection.execute(_INSERT, rows)
     return [None] * len(routes)
@@ -266,7 +304,7 @@ def route(connection: Connection, routes: Sequence[Mapping[str, Sequence[str]]])
 
 def settle(connection: Connection, outcomes: Sequence[Outcome]) -> list[bool]:
     """Write down how claims ended; False where the lease was lost to another."""
-    time = now()
+    time = time_in(connection)
     rows = [
         _ours(outcome.claim, outcome.claim.fence)
         | {
@@ -282,12 +320,13 @@ def settle(connection: Connection, outcomes: Sequence[Outcome]) -> list[bool]:
         return [True] * len(rows)
     # Rare: one of them is not ours any more. Once more, each by itself, to see which.
     return [
-        _is_settled(connection, outcome, time) or _restore(connection, outcome, row)
+        _is_settled(connection, outcome) or _restore(connection, outcome, row)
         for outcome, row in zip(outcomes, rows, strict=True)
     ]
 
 
-def _is_settled(connection: Connection, outcome: Outcome, time: int) -> bool:
+def _is_settled(connection: Connection, outcome: Outcome) -> bool:
+    """Whether it stands as we have left it, now or in a commit whose answer was lost."""
     claim = outcome.claim
     found = connection.execute(
         select(deliveries.c.event_id).where(
@@ -295,7 +334,6 @@ def _is_settled(connection: Connection, outcome: Outcome, time: int) -> bool:
             deliveries.c.handler == claim.handler,
             deliveries.c.fence == claim.fence + 1,
             deliveries.c.state == outcome.state,
-            deliveries.c.changed_at == time,
             deliveries.c.owner.is_(None),
         )
     )
@@ -318,7 +356,7 @@ def _restore(connection: Connection, outcome: Outcome, row: dict[str, Any]) -> b
     connection.execute(
         _INSERT,
         [
-            new_delivery(claim.event_id, claim.handler, None)
+            new_delivery(claim.event_id, claim.handler, None, row["now"])
             | {
                 "state": outcome.state,
                 "attempts": row["now_attempts"],
@@ -333,7 +371,7 @@ def _restore(connection: Connection, outcome: Outcome, row: dict[str, Any]) -> b
 
 def renew(connection: Connection, held: Sequence[Sequence[Claim]]) -> list[None]:
     """Move the end of leases."""
-    until = _lease_end(now())
+    until = _lease_end(time_in(connection))
     rows = [_ours(claim, claim.fence) | {"until": until} for claims in held for claim in claims]
     if rows:
         connection.execute(_RENEW, rows)
@@ -382,12 +420,12 @@ def replay(connection: Connection, letters: Sequence[tuple[str, str | None]]) ->
     done: list[list[str]] = []
     for event_id, handler in letters:
         one = and_(
-            deliveries.c.event_id == event_id,
+            deliveries.c.event_id.in_(keys_of(event_id)),
             deliveries.c.state == State.DEAD,
             *(() if handler is None else (deliveries.c.handler == handler,)),
         )
         names = list(connection.execute(select(deliveries.c.handler).where(one)).scalars())
-        time = now()
+        time = time_in(connection)
         connection.execute(
             update(deliveries)
             .where(one)

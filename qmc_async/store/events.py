@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from codecs import BOM_UTF8
+from time import monotonic_ns
 from typing import TYPE_CHECKING, Any
 
 import orjson
 from attrs import frozen
-from sqlalchemy import and_, bindparam, delete, exists, func, insert, or_, select, true
+from sqlalchemy import and_, bindparam, delete, exists, insert, or_, select
 
 from qmc_async.codec import read_notification
 from qmc_async.models import Disconnected
 from qmc_async.store.deliveries import new_delivery
 from qmc_async.store.records import (
-    Claim,
     Kept,
     Kind,
     Put,
@@ -22,9 +22,11 @@ from qmc_async.store.records import (
     StoredEvent,
     exact_key,
     from_milliseconds,
+    keys_of,
 )
 from qmc_async.store.rows import CHUNK, bodies_of, row_of, to_event, to_receipt
 from qmc_async.store.schema import deliveries, events
+from qmc_async.store.transaction import ring, time_in
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -34,11 +36,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Listing",
+    "Purge",
+    "changes",
     "find_by_call_id",
     "find_by_out_call_id",
-    "find_since",
     "list_events",
-    "position",
+    "probe",
     "purge",
     "put",
     "read_again",
@@ -51,13 +54,10 @@ _BY_OUT_CALL_ID = (
         events.c.out_call_id.in_(bindparam("ids", expanding=True)),
         events.c.kind == Kind.DISCONNECTED,
     )
-    .order_by(events.c.seq)
+    .order_by(events.c.received_at, events.c.seq)
 )
-_SINCE = (
-    select(events.c.seq, events.c.body)
-    .where(events.c.seq > bindparam("position"), events.c.kind == Kind.DISCONNECTED)
-    .order_by(events.c.seq)
-    .limit(bindparam("limit"))
+_KNOWN = select(events.c.event_id, events.c.body, events.c.receipt_id).where(
+    events.c.event_id.in_(bindparam("ids", expanding=True))
 )
 _INSERT = insert(events)
 _INSERT_DELIVERY = insert(deliveries)
@@ -65,61 +65,80 @@ _INSERT_DELIVERY = insert(deliveries)
 
 def put(connection: Connection, puts: Sequence[Put]) -> list[Kept]:
     """Keep what came. What is known already is left as it is."""
-    ids = [one.receipt.event_id for one in puts]
-    bodies = bodies_of(connection, ids)
-    rows: list[dict[str, Any]] = []
-    delivery_rows: list[dict[str, Any]] = []
-    kept: list[Kept] = []
-    for one, event_id in zip(puts, ids, strict=True):
-        receipt = one.receipt
-        known = bodies.get(event_id)
-        if known is None:
-            bodies[event_id] = receipt.body
-            rows.append(row_of(receipt, event_id, routed=one.handlers is not None))
-            claims: list[Claim] = []
-            for handler, leased in (one.handlers or {}).items():
-                delivery_rows.append(new_delivery(event_id, handler, one.owner if leased else None))
-                if leased:
-                    claims.append(
-                        Claim(
-                            event_id=event_id,
-                            handler=handler,
-                            fence=1,
-                            attempts=0,
-                            event=receipt.event,
-                            receipt=receipt,
-                            kind=receipt.kind,
-                        )
-                    )
-            kept.append(Kept(receipt.kind, claims))
-        elif _is_same(known, receipt.body):
-            kept.append(Kept(None))
-        else:
-            kept.append(_put_conflict(connection, one, rows, delivery_rows, bodies))
-    if rows:
-        connection.execute(_INSERT, rows)
-    if delivery_rows:
-        connection.execute(_INSERT_DELIVERY, delivery_rows)
+    batch = _Batch(connection, [one.receipt.event_id for one in puts])
+    kept = [batch.put(one) for one in puts]
+    batch.insert()
     return kept
 
 
-def _put_conflict(
-    connection: Connection,
-    put: Put,
-    rows: list[dict[str, Any]],
-    delivery_rows: list[dict[str, Any]],
-    bodies: dict[str, bytes],
-) -> Kept:
-    event_id = put.receipt.variant_id
-    if event_id in bodies or bodies_of(connection, [event_id]):
-        return Kept(None)
-    bodies[event_id] = put.receipt.body
-    row = row_of(put.receipt, event_id, routed=put.conflict_handlers is not None)
-    rows.append(row | {"kind": Kind.CONFLICT})
-    delivery_rows += [
-        new_delivery(event_id, handler, None) for handler in put.conflict_handlers or ()
-    ]
-    return Kept(Kind.CONFLICT)
+class _Batch:
+    """Rows that are to be inserted together, and what is there already."""
+
+    def __init__(self, connection: Connection, ids: Sequence[str]) -> None:
+        self._connection = connection
+        self._time = time_in(connection)
+        self._known: dict[str, tuple[bytes, str]] = {}
+        self._rows: list[dict[str, Any]] = []
+        self._delivery_rows: list[dict[str, Any]] = []
+        self._look_up(ids)
+
+    def _look_up(self, ids: Sequence[str]) -> None:
+        for start in range(0, len(ids), CHUNK):
+            rows = self._connection.execute(_KNOWN, {"ids": ids[start : start + CHUNK]})
+            self._known.update((row.event_id, (row.body, row.receipt_id)) for row in rows)
+
+    def put(self, put: Put) -> Kept:
+        receipt = put.receipt
+        event_id = receipt.event_id
+        body, receipt_id = self._known.get(event_id, (None, ""))
+        if body is None:
+            self._add(put, event_id, receipt.kind, put.handlers)
+        elif receipt_id == receipt.receipt_id:
+            pass  # kept by a commit whose answer was lost
+        elif _is_same(body, receipt.body):
+            return Kept(None)
+        else:
+            return self._put_conflict(put)
+        leased = [name for name, is_leased in (put.handlers or {}).items() if is_leased]
+        return Kept(receipt.kind, [receipt.claim(name, fence=1) for name in leased])
+
+    def _put_conflict(self, put: Put) -> Kept:
+        event_id = put.receipt.variant_id
+        if event_id not in self._known:
+            self._look_up([event_id])
+        if event_id in self._known:
+            _, receipt_id = self._known[event_id]
+            # As above: kept by a commit whose answer was lost.
+            return Kept(Kind.CONFLICT if receipt_id == put.receipt.receipt_id else None)
+        handlers = put.conflict_handlers
+        self._add(
+            put, event_id, Kind.CONFLICT, None if handlers is None else dict.fromkeys(handlers)
+        )
+        return Kept(Kind.CONFLICT)
+
+    def _add(
+        self, put: Put, event_id: str, kind: Kind, handlers: Mapping[str, bool | None] | None
+    ) -> None:
+        receipt = put.receipt
+        self._known[event_id] = receipt.body, receipt.receipt_id
+        row = row_of(receipt, event_id, routed=handlers is not None)
+        self._rows.append(row | {"kind": kind})
+        self._delivery_rows += [
+            new_delivery(event_id, name, put.owner if is_leased else None, self._time)
+            for name, is_leased in (handlers or {}).items()
+        ]
+
+    def insert(self) -> None:
+        if self._rows:
+            if self._connection.dialect.name != "sqlite":
+                # Two that insert the same rows, each in its own order, would wait for each other.
+                self._rows.sort(key=lambda row: str(row["event_id"]))
+            self._connection.execute(_INSERT, self._rows)
+            reports = [row for row in self._rows if row["kind"] == Kind.DISCONNECTED]
+            names = {row["event_id"] for row in reports} | {row["out_call_id"] for row in reports}
+            ring(self._connection, names - {None})
+        if self._delivery_rows:
+            self._connection.execute(_INSERT_DELIVERY, self._delivery_rows)
 
 
 def _is_same(known: bytes, body: bytes) -> bool:
@@ -169,27 +188,22 @@ def _of(wanted: Collection[str], found: Mapping[str, Disconnected]) -> dict[str,
     return {name: found[name] for name in wanted if name in found}
 
 
-def position(connection: Connection, asked: Sequence[None]) -> list[int]:
-    """After what was kept last; `find_since` takes it."""
-    last = connection.execute(select(func.max(events.c.seq))).scalar()
-    return [last or 0] * len(asked)
+def probe(connection: Connection, asked: Sequence[None]) -> list[None]:
+    """Do nothing, which only a database that works can."""
+    connection.execute(select(events.c.seq).limit(1))
+    return [None] * len(asked)
 
 
-def find_since(
-    connection: Connection, positions: Sequence[int]
-) -> list[tuple[list[Disconnected], int]]:
-    """The reports of calls' ends that were kept after a position, and the position after them."""
-    found: list[tuple[list[Disconnected], int]] = []
-    for start in positions:
-        rows = connection.execute(_SINCE, {"position": start, "limit": 1000}).all()
-        if not rows and position(connection, [None])[0] < start:
-            # A store that was set aside has given way to a fresh one, which counts anew.
-            rows = connection.execute(_SINCE, {"position": 0, "limit": 1000}).all()
-            start = 0  # noqa: PLW2901 - from here on
-        read = [read_notification(body) for _, body in rows]
-        reports = [event for event in read if isinstance(event, Disconnected)]
-        found.append((reports, rows[-1].seq if rows else start))
-    return found
+def changes(connection: Connection, asked: Sequence[None]) -> list[object]:
+    """A mark that differs from the last one if another process may have written since.
+
+    It is None where the database does not tell.
+    """
+    if connection.dialect.name != "sqlite":
+        return [None] * len(asked)
+    version = connection.exec_driver_sql("PRAGMA data_version").scalar()
+    # It counts anew for each connection.
+    return [(connection.info.setdefault("qmc born", monotonic_ns()), version)] * len(asked)
 
 
 @frozen(kw_only=True)
@@ -264,8 +278,7 @@ def _selection(listing: Listing) -> Select[Any]:
         key = exact_key(listing.identifier)
         query = query.where(
             or_(
-                events.c.event_id == listing.identifier,
-                events.c.event_id == key,
+                events.c.event_id.in_(keys_of(listing.identifier)),
                 and_(events.c.event_id > f"{key}~", events.c.event_id < f"{key}\x7f"),
                 events.c.out_call_id == key,
             )
@@ -293,10 +306,13 @@ def read_again(connection: Connection, ids: Sequence[str]) -> list[bool]:
 
 def _read_again(connection: Connection, event_id: str) -> bool:
     row = connection.execute(
-        select(events).where(events.c.event_id == event_id, events.c.kind == Kind.UNKNOWN)
+        select(events).where(
+            events.c.event_id.in_(keys_of(event_id)), events.c.kind == Kind.UNKNOWN
+        )
     ).one_or_none()
     if row is None:
         return False
+    event_id = row.event_id
     receipt = to_receipt(row)
     if receipt.kind is Kind.UNKNOWN:
         return False
@@ -306,22 +322,50 @@ def _read_again(connection: Connection, event_id: str) -> bool:
     return True
 
 
-def purge(connection: Connection, before: Sequence[int]) -> list[int]:
-    """Delete up to 500 events that came before a time and are finished; how many, for each."""
-    return [_purge(connection, time) for time in before]
+@frozen
+class Purge:
+    """A part of what is to be deleted.
+
+    Attributes:
+        before: milliseconds since 1970; only events that came before are deleted.
+        after: where the look goes on: the time and the number of the last event that was looked
+            at. What is not finished stays, and must not be looked at again and again.
+        deleted: how many events were.
+    """
+
+    before: int
+    after: tuple[int, int] | None = (-1, -1)
+    deleted: int = 0
 
 
-def _purge(connection: Connection, time: int) -> int:
-    finished = (
-        select(events.c.event_id)
+def purge(connection: Connection, purges: Sequence[Purge]) -> list[Purge]:
+    """Delete what is finished among the next 500 events; `Purge.after` is None after the last."""
+    return [_purge(connection, one) for one in purges]
+
+
+def _purge(connection: Connection, wanted: Purge) -> Purge:
+    assert wanted.after is not None  # noqa: S101 - there is no more
+    received_at, seq = wanted.after
+    rows = connection.execute(
+        select(events.c.event_id, events.c.received_at, events.c.seq, events.c.routed)
         .where(
-            events.c.received_at < time,
-            events.c.routed == true(),
-            ~_has_delivery(deliveries.c.state != State.DONE),
+            events.c.received_at < wanted.before,
+            events.c.received_at >= received_at,
+            or_(events.c.received_at > received_at, events.c.seq > seq),
         )
+        .order_by(events.c.received_at, events.c.seq)
         .limit(CHUNK)
+    ).all()
+    ids = [row.event_id for row in rows]
+    unfinished = set(
+        connection.execute(
+            select(deliveries.c.event_id).where(
+                deliveries.c.event_id.in_(ids), deliveries.c.state != State.DONE
+            )
+        ).scalars()
     )
-    ids = list(connection.execute(finished).scalars())
-    connection.execute(delete(deliveries).where(deliveries.c.event_id.in_(ids)))
-    connection.execute(delete(events).where(events.c.event_id.in_(ids)))
-    return len(ids)
+    finished = [row.event_id for row in rows if row.routed and row.event_id not in unfinished]
+    connection.execute(delete(deliveries).where(deliveries.c.event_id.in_(finished)))
+    connection.execute(delete(events).where(events.c.event_id.in_(finished)))
+    after = (rows[-1].received_at, rows[-1].seq) if len(rows) == CHUNK else None
+    return Purge(wanted.before, after, len(finished))

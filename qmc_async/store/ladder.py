@@ -47,6 +47,7 @@ class Ladder:
         rows: the database.
         spool: None where there is none.
         patience: seconds that a notification waits for the database.
+        on_forwarded: called when something has gone from the spool to the database.
     """
 
     def __init__(
@@ -54,8 +55,10 @@ class Ladder:
         rows: GroupCommit[Connection],
         spool: GroupCommit[spool_file.Spool] | None,
         patience: float,
+        on_forwarded: Callable[[], None],
     ) -> None:
         self._rows = rows
+        self._on_forwarded = on_forwarded
         self._spool = spool
         self._patience = patience
         self._is_down = False
@@ -157,7 +160,7 @@ class Ladder:
         try:
             began = loop.time()
             async with asyncio.timeout(_LONGEST_COMMIT):
-                await self._rows.submit(events.position, None)
+                await self._rows.submit(events.probe, None)
             is_quick = loop.time() - began < self._patience
             await self._adopt()
             await self._forward_files()
@@ -189,6 +192,8 @@ class Ladder:
             while True:
                 chunk = await lines.submit(spool_file.read, (path, end))
                 await asyncio.gather(*(self._forward(path, one) for one in chunk.puts))
+                if chunk.puts:
+                    self._on_forwarded()
                 if chunk.end == end and await lines.submit(spool_file.clear, (path, end)):
                     break
                 end = chunk.end

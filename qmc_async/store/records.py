@@ -33,6 +33,7 @@ __all__ = [
     "StoredEvent",
     "exact_key",
     "from_milliseconds",
+    "keys_of",
     "now",
 ]
 
@@ -43,7 +44,9 @@ LONGEST_DELAY: Final = 6 * 3600.0
 """Seconds. No wait between two attempts may be longer."""
 
 _LONGEST_KEY: Final = 200  # bytes; the document's ids have at most 64 characters
+_LONGEST_ID: Final = 255  # bytes; with what is put behind a key
 _INEXACT: Final = re.compile("[~\0\ud800-\udfff]")
+_IMPOSSIBLE: Final = re.compile("[\0\ud800-\udfff]")
 
 
 def now() -> int:
@@ -66,6 +69,13 @@ def exact_key(identifier: str) -> str:
     if len(raw) > _LONGEST_KEY or _INEXACT.search(identifier):
         return f"~~{hashlib.sha256(raw).hexdigest()}"
     return identifier
+
+
+def keys_of(identifier: str) -> list[str]:
+    """Under which event ids to look for what somebody calls so: an event id, or a call id."""
+    key = exact_key(identifier)
+    is_possible = not _IMPOSSIBLE.search(identifier) and len(identifier.encode()) <= _LONGEST_ID
+    return [identifier, key] if is_possible and key != identifier else [key]
 
 
 class Kind(StrEnum):
@@ -133,6 +143,18 @@ class Receipt:
         if isinstance(self.event, Disconnected):
             return exact_key(self.event.call_id)
         return self.variant_id
+
+    def claim(self, handler: str, *, fence: int) -> Claim:
+        """A first delivery of it to a handler, as it is leased with that fence; 0 is not yet."""
+        return Claim(
+            event_id=self.event_id,
+            handler=handler,
+            fence=fence,
+            attempts=0,
+            event=self.event,
+            receipt=self,
+            kind=self.kind,
+        )
 
     @property
     def variant_id(self) -> str:

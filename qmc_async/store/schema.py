@@ -13,10 +13,12 @@ Rules:
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Mapping
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from sqlalchemy import (
+    VARBINARY,
     BigInteger,
     Boolean,
     Column,
@@ -28,6 +30,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    TypeDecorator,
     false,
     inspect,
     literal_column,
@@ -37,7 +40,19 @@ from sqlalchemy import (
 from qmc_async.errors import ConfigError
 from qmc_async.store.records import State
 
-__all__ = ["DEAD", "VERSION", "calls", "deliveries", "events", "prepare"]
+if TYPE_CHECKING:
+    from sqlalchemy import Dialect
+
+__all__ = [
+    "DEAD",
+    "VERSION",
+    "calls",
+    "deliveries",
+    "events",
+    "found_version",
+    "prepare",
+    "store_id",
+]
 
 Upgrade: TypeAlias = Callable[[Connection], None]
 
@@ -45,11 +60,30 @@ VERSION: Final = 1
 UPGRADES: Mapping[int, Upgrade] = {}
 """What makes version n + 1 of version n, by n. One transaction holds all that are needed."""
 
+
+class _Bytes(TypeDecorator[str]):
+    """Text that MySQL compares byte by byte: its collations take some for the same, or pad."""
+
+    impl = VARBINARY
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> bytes | None:  # noqa: ARG002 - as it is called
+        return None if value is None else value.encode()
+
+    def process_result_value(self, value: bytes | None, dialect: Dialect) -> str | None:  # noqa: ARG002 - as it is called
+        return None if value is None else value.decode()
+
+
 _LONGEST_BODY = 64 * 1024  # MySQL chooses the column's type by it
-_Id = String(255)
+_Id = (
+    String(255)
+    .with_variant(String(255, collation="C"), "postgresql")
+    .with_variant(_Bytes(255), "mysql")
+)
 _Big = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up only what it calls INTEGER
 
 metadata = MetaData()
+_ON_MYSQL: Final[dict[str, Any]] = {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4"}
 
 events = Table(
     "qmc_events",
@@ -64,6 +98,7 @@ events = Table(
     Column("body", LargeBinary(_LONGEST_BODY + 1), nullable=False),
     Column("routed", Boolean, nullable=False),
     sqlite_autoincrement=True,  # a number that was purged does not come back
+    **_ON_MYSQL,
 )
 Index(
     "qmc_events_out_call_id",
@@ -79,6 +114,12 @@ Index(
 )
 Index("qmc_events_received_at", events.c.received_at)
 
+
+def _has_partial_indexes(*_: object, **known: Any) -> bool:  # noqa: ANN401 - as it is called
+    name: str = known["dialect"].name
+    return name != "mysql"
+
+
 deliveries = Table(
     "qmc_deliveries",
     metadata,
@@ -92,6 +133,7 @@ deliveries = Table(
     Column("changed_at", BigInteger, nullable=False),
     Column("error", Text, nullable=False),
     sqlite_with_rowid=False,
+    **_ON_MYSQL,
 )
 Index(
     "qmc_deliveries_due",
@@ -107,7 +149,9 @@ Index(
     deliveries.c.changed_at,
     sqlite_where=DEAD,
     postgresql_where=DEAD,
-)
+).ddl_if(callable_=_has_partial_indexes)
+# MySQL has no partial indexes.
+Index("qmc_deliveries_state", deliveries.c.state, deliveries.c.changed_at).ddl_if(dialect="mysql")
 
 calls = Table(
     "qmc_calls",
@@ -119,10 +163,17 @@ calls = Table(
     Column("state", String(16), nullable=False),
     Column("placed_at", BigInteger, nullable=False),
     Column("changed_at", BigInteger, nullable=False),
+    **_ON_MYSQL,
 )
 Index("qmc_calls_call_id", calls.c.call_id)
 
-_version = Table("qmc_schema", metadata, Column("version", Integer, nullable=False))
+_version = Table(
+    "qmc_schema",
+    metadata,
+    Column("version", Integer, nullable=False),
+    Column("store_id", String(32), nullable=False),
+    **_ON_MYSQL,
+)
 
 
 def prepare(connection: Connection) -> None:
@@ -131,11 +182,16 @@ def prepare(connection: Connection) -> None:
     Raises:
         ConfigError: a newer version of this library has written them.
     """
-    if not inspect(connection).has_table(_version.name):
+    found = found_version(connection)
+    if found is None:
         metadata.create_all(connection)
-        connection.execute(_version.insert().values(version=VERSION))
+        if connection.dialect.name == "mysql":
+            # It commits each of them by itself: a start that was cut short has left some.
+            for table in metadata.sorted_tables:
+                for index in table.indexes:
+                    index.create(connection, checkfirst=True)
+        connection.execute(_version.insert().values(version=VERSION, store_id=uuid.uuid4().hex))
         return
-    found: int = connection.execute(select(_version.c.version)).scalar_one()
     if found > VERSION:
         raise ConfigError(
             f"store: it was written by a newer version of qmc-async (its tables have version "
@@ -146,3 +202,15 @@ def prepare(connection: Connection) -> None:
         UPGRADES[version](connection)
     if found < VERSION:
         connection.execute(_version.update().values(version=VERSION))
+
+
+def found_version(connection: Connection) -> int | None:
+    """The version of the tables that are there; None where they are not, or not all."""
+    if not inspect(connection).has_table(_version.name):
+        return None
+    return connection.execute(select(_version.c.version)).scalar_one_or_none()
+
+
+def store_id(connection: Connection) -> str:
+    """What tells this store from all others, wherever it is moved to."""
+    return str(connection.execute(select(_version.c.store_id)).scalar_one())

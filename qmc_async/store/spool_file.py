@@ -131,6 +131,8 @@ class Spool:
         self._size = os.fstat(self._file).st_size
         _sync_folder(self.folder)
         _sync_folder(self.folder.parent)
+        with suppress(PermissionError):  # then it was not made by us
+            _sync_folder(self.folder.parent.parent)
 
     def write(self, data: bytes) -> None:
         """Append, and return once it is on the disk.

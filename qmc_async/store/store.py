@@ -7,24 +7,27 @@ import logging
 import os
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeVar
 
 from sqlalchemy import Connection
 
 from qmc_async.errors import ConfigError, StoreError
+from qmc_async.models import Disconnected
 from qmc_async.store import deliveries, events, spool_file
-from qmc_async.store.database import Database
+from qmc_async.store.database import MEMORY
+from qmc_async.store.database_url import database_at
 from qmc_async.store.group_commit import GroupCommit
 from qmc_async.store.ladder import Ladder
+from qmc_async.store.records import Kind
 from qmc_async.store.salvage import Salvage
-from qmc_async.store.visited import VisitedDatabase
+from qmc_async.store.sqlite_database import SqliteDatabase
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
     from datetime import datetime
     from types import TracebackType
 
-    from qmc_async.models import Disconnected
+    from qmc_async.store.database import Database
     from qmc_async.store.events import Listing
     from qmc_async.store.group_commit import Operation
     from qmc_async.store.records import (
@@ -48,7 +51,24 @@ B = TypeVar("B")
 DEFAULT_URL: Final = "sqlite:///qmc.db"
 _LONGEST_PATIENCE: Final = 60.0
 _TRIED_EVERY: Final = 1.0  # seconds
+_LONGEST_CLOSE: Final = 10.0  # seconds
 _BREATH: Final = 0.03  # seconds; a process that waits for SQLite's lock looks that often at first
+
+
+class Hearer(Protocol):
+    """Who is told of calls that have ended."""
+
+    def wake(self, event: Disconnected) -> None:
+        """Take what this process has kept."""
+        ...
+
+    def look_for(self, names: Collection[str] | None) -> None:
+        """Look for what has come into the store in other ways.
+
+        Args:
+            names: `records.exact_key` of the calls' ids; None where they are not known.
+        """
+        ...
 
 
 class Store:
@@ -64,6 +84,8 @@ class Store:
             folder beside the database's file. On another volume it survives a full disk.
         patience: seconds that a notification waits for the database before it goes to the spool.
             The platform does not say how long it waits for our answer: comparable ones, from 0.7.
+        allow_data_loss: use a database server even where its settings may lose what it has
+            committed, such as PostgreSQL's ``fsync=off``.
         visiting: for a program that looks into the store of a server, which may have it open. The
             store must be there already; it is not repaired, and there is no spool.
 
@@ -77,6 +99,7 @@ class Store:
         *,
         spool: str | os.PathLike[str] | None = None,
         patience: float = 0.4,
+        allow_data_loss: bool = False,
         visiting: bool = False,
     ) -> None:
         if not 0 < patience <= _LONGEST_PATIENCE:
@@ -84,10 +107,18 @@ class Store:
                 f"patience: it must be a number of seconds above 0, at most {_LONGEST_PATIENCE:g}",
                 setting="patience",
             )
-        self._database = (VisitedDatabase if visiting else Database)(
-            url or os.environ.get("QMC_STORE", "").strip() or DEFAULT_URL, self._on_set_aside
-        )
-        self._spool_folder = None if visiting else _spool_folder(spool, self._database)
+        chosen_url = url or os.environ.get("QMC_STORE", "").strip() or DEFAULT_URL
+
+        def make() -> Database:  # not a `partial`, which would show the password
+            return database_at(
+                chosen_url, self._on_set_aside, allow_data_loss=allow_data_loss, visiting=visiting
+            )
+
+        self._make_database = make
+        self._database = self._make_database()
+        chosen = spool or os.environ.get("QMC_SPOOL", "").strip()
+        self._chosen_spool = Path(chosen).absolute() if chosen else None
+        self._visiting = visiting
         self._patience = patience
         self.owner = ""
         """Who holds the leases; anew each time it is opened."""
@@ -99,13 +130,14 @@ class Store:
         self._ladder: Ladder | None = None
         self._background: set[asyncio.Task[None]] = set()
         self._set_aside: list[Path] = []
+        self._hearers: set[Hearer] = set()
 
     def __repr__(self) -> str:
         return f"<Store in {self.place}>"
 
     @property
     def place(self) -> str:
-        """The absolute path of the file, or ``memory``."""
+        """The absolute path of the file, the server's URL without a password, or ``memory``."""
         return self._database.place
 
     @property
@@ -169,12 +201,16 @@ class Store:
         self._set_aside.clear()
         try:
             self._rows = await self._open_database()
-            self._ladder = Ladder(self._rows, await self._open_spool(), self._patience)
+            self._ladder = Ladder(
+                self._rows, await self._open_spool(), self._patience, lambda: self._tell(None)
+            )
         except BaseException:
             await self._close()
             raise
         self._start(self._ladder.forward_for_ever())
-        if self._database.file is None:
+        if self._database.bell is not None:
+            self._start(self._database.bell.listen_for_ever(self._tell))
+        if self.place == MEMORY:
             logger.info("notifications are kept in memory: a restart forgets them")
         else:
             logger.info("notifications are kept in %s", self.place)
@@ -193,9 +229,10 @@ class Store:
         return rows
 
     async def _open_spool(self) -> GroupCommit[spool_file.Spool] | None:
-        if self._spool_folder is None:
+        folder = None if self._visiting else self._database.spool_folder(self._chosen_spool)
+        if folder is None:
             return None
-        spool = spool_file.Spool(self._spool_folder, self.owner)
+        spool = spool_file.Spool(folder, self.owner)
         lines = GroupCommit[spool_file.Spool](
             "qmc spool", start=spool.open, commit=spool.commit, stop=spool.close
         )
@@ -221,7 +258,13 @@ class Store:
                 thread.end()  # all of them, also where this is cancelled
             self._rows = self._ladder = None
         for thread in threads:
-            await thread.close()
+            try:
+                async with asyncio.timeout(_LONGEST_CLOSE):
+                    await thread.close()
+            except TimeoutError:
+                # A frozen server's connection stays open, and its thread with it, until the end.
+                logger.error("the store did not close in %g s, and is left alone", _LONGEST_CLOSE)  # noqa: TRY400 - its traceback says no more
+                self._database = self._make_database()
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -232,7 +275,12 @@ class Store:
         """Keep a notification: see `Ladder.keep`."""
         if self._ladder is None:
             raise StoreError("the store is not open")
-        return await self._ladder.keep(put, on_late)
+        kept = await self._ladder.keep(put, on_late)
+        event = put.receipt.event
+        if isinstance(event, Disconnected) and (kept is None or kept.kind is Kind.DISCONNECTED):
+            for hearer in list(self._hearers):
+                hearer.wake(event)
+        return kept
 
     def _on_set_aside(self, path: Path) -> None:
         """In the store's thread."""
@@ -249,6 +297,7 @@ class Store:
         except StoreError as error:
             logger.critical("copying from %s was given up: %s", path, error)
         else:
+            assert isinstance(self._database, SqliteDatabase)  # noqa: S101 - no other has files
             self._database.note_copied(path)
         finally:
             logger.critical(
@@ -269,6 +318,7 @@ class Store:
             await asyncio.sleep(_TRIED_EVERY)
         else:
             salvage.copied += copied
+            self._tell(None)
         return below
 
     async def poll(self, poll: Poll) -> Polled:
@@ -282,6 +332,10 @@ class Store:
     async def undo_clock_steps(self, handlers: Sequence[str]) -> None:
         """Make due what a wrong clock has put off."""
         await self._submit(deliveries.undo_clock_steps, handlers)
+
+    async def left_over(self, handlers: Collection[str]) -> list[str]:
+        """Other handlers than these, whose deliveries have been due for a quarter of an hour."""
+        return await self._submit(deliveries.left_over, handlers)
 
     async def route(self, handlers: Mapping[str, Sequence[str]]) -> None:
         """Make the deliveries of events that had none: handlers' names by event id."""
@@ -302,13 +356,26 @@ class Store:
         by_call_id = self._submit(events.find_by_call_id, call_ids)
         return await by_call_id, await self._submit(events.find_by_out_call_id, out_call_ids)
 
-    async def position(self) -> int:
-        """After what was kept last."""
-        return await self._submit(events.position, None)
+    async def changes(self) -> object:
+        """See `events.changes`."""
+        return await self._submit(events.changes, None)
 
-    async def find_since(self, position: int) -> tuple[Sequence[Disconnected], int]:
-        """The reports that were kept after a position, and the position after them."""
-        return await self._submit(events.find_since, position)
+    def hear(self, hearer: Hearer) -> None:
+        """Have somebody told of the calls that have ended."""
+        self._hearers.add(hearer)
+
+    def unhear(self, hearer: Hearer) -> None:
+        """End `hear`."""
+        self._hearers.discard(hearer)
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether the database tells what other processes keep, so that nobody needs to look."""
+        return self._database.bell is not None and self._database.bell.is_heard
+
+    def _tell(self, names: Collection[str] | None) -> None:
+        for hearer in list(self._hearers):
+            hearer.look_for(names)
 
     async def list_events(self, listing: Listing) -> tuple[Sequence[StoredEvent], int]:
         """Events with their deliveries, and the position to go on from; 0 where these are all."""
@@ -325,6 +392,7 @@ class Store:
             The handlers that get it again; ``*`` for those that want what it turned out to be.
         """
         if await self._submit(events.read_again, event_id):
+            self._tell(None)
             return ["*"]
         return await self._submit(deliveries.replay, (event_id, handler))
 
@@ -334,10 +402,12 @@ class Store:
         Returns:
             How many.
         """
-        time = int(before.timestamp() * 1000)
+        part = events.Purge(int(before.timestamp() * 1000))
         purged = 0
-        while count := await self._submit(events.purge, time):
-            purged += count
+        while part.after is not None:
+            part = await self._submit(events.purge, part)
+            purged += part.deleted
+            # Not in one go: notifications wait for the same thread, and others for the rows.
             await asyncio.sleep(_BREATH)
         return purged
 
@@ -349,10 +419,3 @@ class Store:
         if self._rows is None:
             raise StoreError("the store is not open")
         return self._rows.submit(operation, argument)
-
-
-def _spool_folder(given: str | os.PathLike[str] | None, database: Database) -> Path | None:
-    chosen = given or os.environ.get("QMC_SPOOL", "").strip()
-    if chosen:
-        return Path(chosen).absolute()
-    return None if database.file is None else Path(f"{database.file.path}-spool")

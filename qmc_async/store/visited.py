@@ -14,10 +14,11 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.pool import StaticPool
 
 from qmc_async.errors import ConfigError, StoreError
-from qmc_async.store.database import LOGGING_NAME, Database, describe
+from qmc_async.store.database import LOGGING_NAME, describe
 from qmc_async.store.deliveries import dead_letters
-from qmc_async.store.events import list_events, position
+from qmc_async.store.events import list_events, probe
 from qmc_async.store.schema import VERSION
+from qmc_async.store.sqlite_database import SqliteDatabase
 from qmc_async.store.sqlite_file import APPLICATION_ID, is_corrupt
 
 if TYPE_CHECKING:
@@ -31,11 +32,11 @@ if TYPE_CHECKING:
 
 __all__ = ["VisitedDatabase"]
 
-_READS: Final = (list_events, dead_letters, position)
+_READS: Final = (list_events, dead_letters, probe)
 _BUSY: Final = 5.0  # seconds that a server may hold the lock
 
 
-class VisitedDatabase(Database):
+class VisitedDatabase(SqliteDatabase):
     """Does jobs in transactions, on what is there already."""
 
     _begin = "BEGIN"
