@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -13,11 +14,14 @@ from sqlalchemy import Engine, event
 from qmc_async.store import deliveries, events
 from qmc_async.store.database import Database
 from qmc_async.store.records import State
+from qmc_async.store.server_database import ServerDatabase
 from qmc_async.store.spool_file import Spool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
+
+    from sqlalchemy import Connection
 
     from qmc_async.store.group_commit import Job
 
@@ -39,17 +43,19 @@ BOUNDARIES = {
 
 
 class Boundary:
-    """Counts down a step, once armed, and kills the process at zero.
+    """Counts down a step, once armed, and kills the process at zero, or freezes it.
 
     Args:
         step: one of `BOUNDARIES`, or nothing.
         after: how many times it is to be reached.
         commits: a file that gets a line for each commit of notifications, or nothing.
+        number: of the signal that it gets.
     """
 
-    def __init__(self, step: str, after: int, commits: str) -> None:
+    def __init__(self, step: str, after: int, commits: str, number: int = signal.SIGKILL) -> None:
         self._step = step
         self._left = after
+        self._number = number
         self._armed = False
         self._jobs: Sequence[Job] = ()
         self._commits = -1
@@ -68,11 +74,13 @@ class Boundary:
         if self._armed and step == self._step:
             self._left -= times
             if times and self._left <= 0:
-                os.kill(os.getpid(), signal.SIGKILL)
+                self._armed = False  # a frozen process goes on one day
+                # Sent to the process, another thread may take it, and this one goes on a little.
+                signal.pthread_kill(threading.get_ident(), self._number)
 
     def _reach_with(self, when: str, jobs: Sequence[Job]) -> None:
         kinds = [_kind(job) for job in jobs]
-        for kind in ("put", "forward", "dead"):
+        for kind in ("put", "forward", "dead", "settle", "poll"):
             self.reach(f"{when} {kind}", kinds.count(kind))
         if self._commits >= 0 and when == "after" and "put" in kinds:
             os.write(self._commits, b"%d\n" % kinds.count("put"))
@@ -89,7 +97,18 @@ class Boundary:
         def before_commit(_: object) -> None:
             self._reach_with("before", self._jobs)
 
+        connect = ServerDatabase._connect  # pyright: ignore[reportPrivateUsage] - a step of its own
+
+        @wraps(connect)
+        def connecting(database: ServerDatabase) -> Connection:
+            jobs, self._jobs = self._jobs, ()  # its transactions are not theirs
+            try:
+                return connect(database)
+            finally:
+                self._jobs = jobs
+
         mock.patch.object(Database, "commit", watched).start()
+        mock.patch.object(ServerDatabase, "_connect", connecting).start()
         event.listen(Engine, "commit", before_commit)
 
     def _watch_spool(self) -> None:
@@ -109,6 +128,6 @@ def _kind(job: Job) -> str:
     argument: Any = job.argument
     if job.operation is events.put:
         return "put" if argument.owner else "forward"  # who forwards takes no lease
-    if job.operation is deliveries.settle and argument.state is State.DEAD:
-        return "dead"
-    return ""
+    if job.operation is deliveries.settle:
+        return "dead" if argument.state is State.DEAD else "settle"
+    return "poll" if job.operation is deliveries.poll else ""

@@ -81,7 +81,10 @@ class Nursery:
 
 def _serve() -> None:
     from fault_process import run  # noqa: PLC0415 - of no use to the other end
+    from sqlalchemy import create_engine  # noqa: PLC0415 - the same
 
+    for driver in ("postgresql+psycopg", "mysql+pymysql"):
+        create_engine(f"{driver}://")  # which imports it
     lines = open(0, "rb", buffering=0)  # noqa: SIM115 - as long as the process lives
     ended: dict[int, str] = {}
     while True:

@@ -18,12 +18,12 @@ from zlib import crc32
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Iterator
 
-__all__ = ["CONNECTIONS", "Platform", "body_of", "calls"]
+__all__ = ["BROKEN", "CONNECTIONS", "OK", "Connection", "Platform", "body_of", "calls"]
 
 CONNECTIONS = 16
 OK = 200
 _PAUSE = 0.02  # seconds: a load that leaves the server some air
-_BROKEN = (OSError, asyncio.IncompleteReadError)
+BROKEN = (OSError, asyncio.IncompleteReadError)
 
 
 def body_of(call_id: str, reason: str = "HangUp") -> bytes:
@@ -150,7 +150,7 @@ class Platform:
                 except ConnectionRefusedError:
                     del self.reasons[call_id]  # nothing was sent
                     return
-                except _BROKEN:
+                except BROKEN:
                     connection.close()
                 self.slowest = max(self.slowest, time.monotonic() - began)
                 if pause:

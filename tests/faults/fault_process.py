@@ -9,25 +9,21 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import mmap
 import os
 import signal
-import struct
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from unittest import mock
 
 from fault_boundaries import Boundary
+from fault_clock import bend_time
+from fault_waits import take_questions
 
 from qmc_async import CallbackServer, Delivery, Disconnected, Reason, Retry
 from qmc_async.callback import dispatcher
 from qmc_async.store import Store, deliveries, ladder
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +41,9 @@ class Handlers:
 
     def __init__(self, server: CallbackServer, options: dict[str, Any], boundary: Boundary) -> None:
         self._handled = os.open(options["handled"], os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+        self._runs = -1
+        if options["runs"]:
+            self._runs = os.open(options["runs"], os.O_CREAT | os.O_APPEND | os.O_WRONLY)
         self._options = options
         self._boundary = boundary
         self._rude = 0
@@ -57,6 +56,8 @@ class Handlers:
         later = Retry(attempts=9, first_delay=options["later"], longest_delay=options["later"])
         by = server.on_disconnected
         by(name="good")(self.good)
+        if options["handlers"] == "good":
+            return
         by(name="failing", reason=Reason.CALLEE_BUSY, retry=quick)(self.failing)
         by(name="later", reason=Reason.CALLEE_NO_ANSWER, retry=later)(self.later)
         by(name="hanging", reason=Reason.OTHER, timeout=None)(self.hanging)
@@ -65,6 +66,10 @@ class Handlers:
 
     def _note(self, handler: str, event: Disconnected) -> None:
         os.write(self._handled, f"{handler} {event.call_id}\n".encode())
+        if self._runs >= 0:
+            name = self._options["name"]
+            told = f"{handler} {event.call_id} {name} {time.monotonic()}\n"
+            os.write(self._runs, told.encode())
 
     async def noop(self, _: Disconnected) -> None:
         """Do nothing."""
@@ -114,32 +119,18 @@ def hasten(options: dict[str, Any]) -> None:
         mock.patch.object(deliveries, "LEASE", lease).start()
         mock.patch.object(dispatcher, "_RENEWED_EVERY", lease / 3).start()
         mock.patch.object(dispatcher, "_POLLED_EVERY", 0.2).start()
-        mock.patch.object(dispatcher, "_CLOCK_CHECKED_EVERY", 1.0).start()
+        mock.patch.object(dispatcher, "_CHECKED_EVERY", 1.0).start()
         mock.patch.object(dispatcher, "_CANCELLED_DELAY", lease).start()
-
-
-def bend_time(path: str) -> None:
-    """Shift the clock by the nanoseconds that a file of eight bytes holds at the moment."""
-    with Path(path).open("rb") as file:
-        shift = mmap.mmap(file.fileno(), 8, prot=mmap.PROT_READ)
-    real: Callable[[], int] = time.time_ns
-
-    def time_ns() -> int:
-        offset: int = struct.unpack("q", shift[:])[0]
-        return real() + offset
-
-    def seconds() -> float:
-        return time_ns() / 1e9
-
-    mock.patch.object(time, "time_ns", time_ns).start()
-    mock.patch.object(time, "time", seconds).start()
 
 
 async def main(options: dict[str, Any]) -> None:
     """Serve until SIGTERM."""
-    boundary = Boundary(options["kill"], options["after"], options["commits"])
+    boundary = Boundary(options["kill"], options["after"], options["commits"], options["signal"])
+    database = options["database"]
     server = CallbackServer(
-        store=Store(f"sqlite:///{options['database']}", spool=options["spool"]),
+        store=Store(
+            database if "://" in database else f"sqlite:///{database}", spool=options["spool"]
+        ),
         port=0,
         shutdown_timeout=options["shutdown_timeout"],
     )
@@ -148,7 +139,9 @@ async def main(options: dict[str, Any]) -> None:
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
     loop.add_signal_handler(signal.SIGUSR1, boundary.arm)
-    async with server:
+    if options["armed"]:
+        boundary.arm()
+    async with server, take_questions(server, options):
         address = Path(options["address"])
         address.with_suffix(".part").write_text(server.url)
         address.with_suffix(".part").rename(address)

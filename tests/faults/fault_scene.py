@@ -22,6 +22,7 @@ from fault_platform import Platform
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from database_servers import TestDatabase
     from fault_nursery import Child, Nursery
 
 __all__ = ["FULL", "ROUNDS", "Scene", "Server", "until"]
@@ -47,17 +48,23 @@ async def until(condition: Callable[[], object], what: str, *, seconds: float = 
 
 
 class Server:
-    """A process under test."""
+    """A process under test.
+
+    Attributes:
+        name: of this process; one that is started in its place has another.
+        address: the file that its address stands in.
+    """
 
     def __init__(self, process: Child | subprocess.Popen[bytes], address: Path, log: Path) -> None:
         self.process = process
         self.log = log
-        self._address = address
+        self.address = address
+        self.name = address.name
 
     @property
     def url(self) -> str:
         """Where it takes notifications."""
-        return self._address.read_text()
+        return self.address.read_text()
 
     @property
     def is_alive(self) -> bool:
@@ -66,10 +73,14 @@ class Server:
 
     async def is_listening(self) -> None:
         """Wait until it takes notifications."""
+        assert await self.comes_up(), self.log.read_text()
+
+    async def comes_up(self) -> bool:
+        """Wait until it takes notifications, or has ended: False."""
         await until(
-            lambda: self._address.exists() or not self.is_alive, "the server starts", seconds=50
+            lambda: self.address.exists() or not self.is_alive, "the server starts", seconds=50
         )
-        assert self.is_alive, self.log.read_text()
+        return self.is_alive
 
     async def ends(self) -> int:
         """Wait for the end; what it ended with."""
@@ -92,6 +103,20 @@ class Server:
         """Let it die at its boundary from now on."""
         self.process.send_signal(signal.SIGUSR1)
 
+    async def is_frozen(self) -> None:
+        """Wait until it stands still."""
+        stat = Path(f"/proc/{self.process.pid}/stat")
+        await until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", "it freezes")
+
+    async def freeze(self) -> None:
+        """Let it stand still."""
+        self.process.send_signal(signal.SIGSTOP)
+        await self.is_frozen()
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        self.process.send_signal(signal.SIGCONT)
+
     def memory(self, name: str = "VmHWM") -> float:
         """Megabytes: by default the most that it ever had in memory."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
@@ -111,14 +136,20 @@ class Scene:
     Attributes:
         platform: who posts.
         database: the file.
+        store: instead of a file.
         spool: the folder.
+        runs: the file for who has handled what, and when, where that is asked for.
+        waits: the file for waits that have ended, where that is asked for.
         given_up: calls whose loss has been reported.
     """
 
     def __init__(self, folder: Path, nursery: Nursery) -> None:
         self.folder = folder
         self.database = folder / "qmc.db"
+        self.store: TestDatabase | None = None
         self.spool = folder / "spool"
+        self.runs = folder / "runs"
+        self.waits = folder / "waits"
         self.platform = Platform()
         self.given_up: set[str] = set()
         self._handled = folder / "handled"
@@ -128,14 +159,16 @@ class Scene:
     def options(self, **options: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
         """What a process is told."""
         return {
-            "database": str(self.database),
+            "database": str(self.database) if self.store is None else self.store.url,
             "spool": str(self.spool),
             "handled": str(self._handled),
             "released": False,
             "address": "",
             "clock": "",
             "kill": "",
+            "signal": signal.SIGKILL,
             "after": 0,
+            "armed": False,
             "lease": 0.5,
             "spool_patience": 10.0,
             "later": 0.05,
@@ -143,6 +176,8 @@ class Scene:
             "hangs": 0.1,
             "handlers": "all",
             "commits": "",
+            "runs": "",
+            "waits": "",
             "shutdown_timeout": 5.0,
         } | options
 
@@ -157,7 +192,7 @@ class Scene:
         number = len(self._servers)
         address = self.folder / f"address-{number}"
         log = self.folder / f"log-{number}"
-        chosen = self.options(**options) | {"address": str(address)}
+        chosen = self.options(**options) | {"address": str(address), "name": address.name}
         process: Child | subprocess.Popen[bytes]
         if prefix or fresh:
             told = self.folder / f"options-{number}"
@@ -193,6 +228,10 @@ class Scene:
 
     def query(self, query: str, *arguments: object) -> list[Any]:
         """Rows of the database as it is on the disk."""
+        if self.store is not None:
+            rows = self.store.select(query, *arguments)
+            # MySQL keeps identifiers as bytes.
+            return [tuple(_to_text(value) for value in row) for row in rows]
         with closing(self.connect()) as connection:
             return connection.execute(query, arguments).fetchall()
 
@@ -251,3 +290,7 @@ class Scene:
         """The broken files that were put away."""
         found = self.folder.rglob("*.corrupt-*")
         return [one for one in found if not one.name.endswith(("-wal", "-shm"))]
+
+
+def _to_text(value: object) -> object:
+    return value.decode() if isinstance(value, bytes) else value

@@ -38,7 +38,7 @@ async def test_blocked(scene: Scene, figure: Callable[[str], None]) -> None:
     assert await server.ready() == (200, [])
     assert server.is_alive
     await server.stop()
-    assert not list(scene.spool.glob("*.spool"))
+    assert not list(scene.spool.rglob("*.spool"))
     figure(
         f"store blocked for {BLOCKED:g} s: {len(platform.kept)} answered 200, none otherwise, 0 "
         f"lost, {scene.repeated()} handled more than once, slowest answer {platform.slowest:.2f} s"

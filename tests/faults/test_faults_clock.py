@@ -2,36 +2,21 @@
 
 from __future__ import annotations
 
-import struct
 from typing import TYPE_CHECKING
 
 import pytest
+from fault_clock import DAY, Clock
 from fault_scene import ROUNDS, Server
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from fault_scene import Scene
 
 pytest_plugins = ["fault_plugin"]
 
 REASONS = ["CalleeBusy", "CalleeNoAnswer", "HangUp", "Other"]
-DAY = 86_400 * 10**9  # nanoseconds
 STEPS = {"ahead": [DAY, 0], "back": [-DAY, 0]}
-
-
-class Clock:
-    """A process's clock, that can be set."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        self.set(0)
-
-    def set(self, shift: int) -> None:
-        """Shift it by nanoseconds, from the right time."""
-        with self.file.open("r+b" if self.file.exists() else "wb") as file:
-            file.write(struct.pack("q", shift))
 
 
 async def _start(scene: Scene, number: int) -> tuple[Server, Clock]:

@@ -74,7 +74,7 @@ async def test_killed(scene: Scene, figure: Callable[[str], None], boundary: str
     await scene.settled()
     await server.stop()
     assert not scene.not_in_store()
-    assert not list(scene.spool.glob("*.spool")), "nothing stays behind"
+    assert not list(scene.spool.rglob("*.spool")), "nothing stays behind"
     rows = scene.query("SELECT count(*), count(DISTINCT event_id) FROM qmc_events")
     assert rows[0][0] == rows[0][1]
     assert set(scene.platform.statuses) == {200}
