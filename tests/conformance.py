@@ -26,6 +26,10 @@ ON_MARIADB = [kind for kind in KINDS if kind == "mariadb"]
 
 on_servers = pytest.mark.parametrize("database", ON_POSTGRESQL + ON_MARIADB, indirect=True)
 on_postgresql = pytest.mark.parametrize("database", ON_POSTGRESQL, indirect=True)
+# PgBouncer has users and sessions of its own.
+on_servers_themselves = pytest.mark.parametrize(
+    "database", [kind for kind in ON_POSTGRESQL + ON_MARIADB if kind != "pgbouncer"], indirect=True
+)
 on_mariadb = pytest.mark.parametrize("database", ON_MARIADB, indirect=True)
 
 

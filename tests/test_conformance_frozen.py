@@ -35,7 +35,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     hurry(monkeypatch)
     hurry_spool(monkeypatch)
     begin = str(server_database._BEGIN["postgresql"])
-    for before, after in {"'3s'": "'300ms'", "'5s'": "'100ms'"}.items():
+    for before, after in {"'3s'": "'300ms'", "'5s'": "'800ms'"}.items():
         assert before in begin
         begin = begin.replace(before, after)
     monkeypatch.setitem(server_database._BEGIN, "postgresql", text(begin))

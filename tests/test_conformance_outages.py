@@ -11,7 +11,7 @@ from callback_peer import alone, body_of, hurry, messages, until
 from conformance import deliveries_in, ids_in, in_transaction, on_servers, replica
 from store_support import hurry_spool, keep, put_of
 
-from qmc_async.store import Kind, State, events
+from qmc_async.store import Kind, State, Store, events
 from qmc_async.store.events import Listing
 from qmc_async.store.records import Outcome, Poll
 
@@ -174,4 +174,24 @@ async def test_a_server_that_is_away_when_we_stop(database: TestDatabase, tmp_pa
     assert ids_in(database, IDS) == []
     async with replica(database, tmp_path) as store, alone(store=store) as there:
         await until(lambda: there.ended)
+    assert ids_in(database, IDS) == ["1"]
+
+
+@on_servers
+async def test_a_server_that_stands_still_when_we_stop(
+    database: TestDatabase,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It keeps nobody from ending: what it was to do is left to it, and the store opens again."""
+    monkeypatch.setattr("qmc_async.store.store._LONGEST_CLOSE", 0.1)
+    store = Store(database.url, spool=tmp_path / "spool", patience=0.1)
+    async with store:
+        await asyncio.to_thread(database.server.freeze)
+        assert await store.keep(put_of(body_of("1")), print) is None
+    assert "the store did not close" in caplog.text
+    await asyncio.to_thread(database.server.thaw)
+    async with store:
+        await until(lambda: ids_in(database, IDS))
     assert ids_in(database, IDS) == ["1"]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from callback_peer import alone, body_of, hurry, until
-from conformance import ids_in, on_servers
+from conformance import ids_in, on_servers_themselves
 from sqlalchemy import insert, make_url, text
 from store_support import hurry_spool, in_thread, keep
 
@@ -97,7 +97,7 @@ async def store(url: str, tmp_path: Path) -> AsyncIterator[Store]:
         yield store
 
 
-@on_servers
+@on_servers_themselves
 async def test_while_all_is_well(store: Store) -> None:
     """Keeping, asking, listing and conflicts, at the lowest level of every logger."""
     for body in (BODY, OTHER, UNKNOWN, NONSENSE):
@@ -152,7 +152,7 @@ def _row(**fields: Any) -> dict[str, Any]:  # noqa: ANN401 - any of the columns'
 FAULTS = [_twice, _too_long, _of_a_wrong_type, _half, _nul, _missing, _mistaken]
 
 
-@on_servers
+@on_servers_themselves
 @pytest.mark.parametrize("work", FAULTS)
 async def test_a_statement_that_fails(store: Store, work: Callable[[Connection], None]) -> None:
     """The error says what the database says of itself, and holds nothing of the parameters."""
@@ -166,7 +166,7 @@ def _broken(*_: object) -> int:
     raise RuntimeError(SECRETS[0])
 
 
-@on_servers
+@on_servers_themselves
 async def test_up_and_down_the_ladder(
     url: str,
     database: TestDatabase,

@@ -325,7 +325,7 @@ async def test_who_dies_while_making_the_tables(database: TestDatabase, after: i
 # --- what a user may not do --------------------------------------------------------------------
 
 
-@on_postgresql
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
 async def test_a_user_who_may_not_make_tables(database: TestDatabase) -> None:
     """What the server says of it is told."""
     for statement in ("DROP ROLE IF EXISTS reader", "CREATE ROLE reader LOGIN"):

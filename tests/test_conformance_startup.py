@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from callback_peer import body_of, messages
-from conformance import on_mariadb, on_postgresql, on_servers, replica
+from conformance import on_mariadb, on_postgresql, on_servers, on_servers_themselves, replica
 from mariadb_server import MariadbServer
 from postgres_server import PostgresServer
 from server_process import wait_until
@@ -158,7 +158,7 @@ async def test_a_synchronous_standby(
             assert len((await visitor.find(["4711"]))[0]) == 1
 
 
-@on_servers
+@on_servers_themselves
 async def test_a_server_that_takes_no_writes(database: TestDatabase) -> None:
     """Whether it stands by, or was told so."""
     async with Store(database.url):

@@ -198,3 +198,12 @@ async def test_two_servers_by_default_share_nothing() -> None:
         await one.post(body_of())
         await other.post(body_of())
         await until(lambda: one.ended and other.ended)
+
+
+async def test_what_is_neither_kept_nor_decoded() -> None:
+    """Its handlers have it all the same: it will not come again."""
+    store = Store()
+    async with alone(store=store) as there:
+        store.failure = StoreError("away")
+        assert (await there.post(b"?")).status == 500
+        await until(lambda: there.unknown)

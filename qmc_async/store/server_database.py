@@ -206,13 +206,15 @@ class ServerDatabase(Database):
                 connection.execute(_UNLOCK)
 
     def _try(self, jobs: Sequence[Job]) -> None:
-        for left in reversed(range(_TRIES)):
+        tries = 0
+        while True:
             was_open = self._connection is not None
+            tries += 1
             try:
                 self._transact(jobs)
             except DBAPIError as error:
                 is_lost = error.connection_invalidated and was_open
-                if not left or not (is_lost or _is_in_the_way(error)):
+                if tries == _TRIES or not (is_lost or _is_in_the_way(error)):
                     raise
                 logger.debug("a transaction is done again: %s", describe(error))
                 if is_lost:

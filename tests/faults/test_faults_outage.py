@@ -62,15 +62,16 @@ async def test_replica_killed_meanwhile(
     scene.store = database
     replicas = await replicas_of(scene, 2, lease=LEASE)
     load = Load(scene, replicas, rate=RATE)
+    first = replicas[0]
     reporting = asyncio.create_task(load.report("away", CALLS))
     await load.until(RATE)
-    async with load.watched(database.kind):
+    async with load.watched(database.kind), load.watched("a replica", first.server.name):
         await asyncio.to_thread(database.server.kill)
         await load.until(RATE * 2)
-        await until(lambda: _spooled(replicas[0]), "something is in the spool")
-        await replicas[0].server.kill()
-        assert _spooled(replicas[0])
-        restarting = asyncio.create_task(replicas[0].start())
+        await until(lambda: _spooled(first), "something is in the spool")
+        await first.server.kill()
+        assert _spooled(first)
+        restarting = asyncio.create_task(first.start())
         await load.until(int(RATE * (AWAY + 1)))
         await asyncio.to_thread(database.server.start)
     await restarting
