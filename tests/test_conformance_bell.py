@@ -229,6 +229,21 @@ async def test_how_often_it_is_looked(
 
 
 @on_listening
+@pytest.mark.usefixtures("_never_looking")
+async def test_an_encoding_in_the_url(database: TestDatabase, tmp_path: Path) -> None:
+    """It changes nothing in what is heard."""
+    url = f"{database.url}?client_encoding=latin1"
+    here = Store(url, spool=tmp_path / "here", patience=30)
+    async with (
+        CallbackServer(store=here, port=0, shutdown_timeout=0.2) as server,
+        replica(database, tmp_path, "there") as there,
+    ):
+        waiting = await _wait(server, database, call="北京 😀")
+        await keep(there, body_of("北京 😀"))
+        assert (await waiting).call_id == "北京 😀"
+
+
+@on_listening
 async def test_what_the_stores_own_connection_hears(
     sides: tuple[CallbackServer, Store], database: TestDatabase
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,9 +15,11 @@ from server_process import wait_until
 from store_support import keep
 
 from qmc_async import CallbackServer, ConfigError
-from qmc_async.store import Store
+from qmc_async.store import State, Store
+from qmc_async.store.records import Outcome
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
     from pathlib import Path
 
     from database_servers import TestDatabase
@@ -109,6 +112,55 @@ async def test_mariadb_with_a_binary_log(database: TestDatabase) -> None:
         assert "sync_binlog" not in str(caught.value)
         async with Store(url, allow_data_loss=True):
             pass
+
+
+# --- characters --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoding", ["EUC_CN", "LATIN1"])
+async def test_an_encoding_that_lacks_characters(
+    postgres_server: PostgresServer, encoding: str
+) -> None:
+    """What it cannot keep would never get out of the spool."""
+    postgres_server.start()
+    with _encoded(postgres_server, encoding) as url:
+        await is_refused(url, f"encoding is {encoding}", "ENCODING 'UTF8'")
+
+
+async def _keeps_any_character(url: str) -> None:
+    async with Store(url, patience=30) as store:
+        kept = await keep(store, body_of("北京 😀 é", outCallId="客户 😀"), {"处理 😀": True})
+        [claim] = kept.claims
+        assert await store.settle(Outcome(claim, State.DEAD, failed=True, error="错误 😀"))
+        assert list((await store.find([], ["客户 😀"]))[1]) == ["客户 😀"]
+        [letter] = await store.dead_letters()
+        assert (letter.event_id, letter.handler) == ("北京 😀 é", "处理 😀")
+        assert letter.error == "错误 😀"
+
+
+async def test_an_encoding_that_is_none(postgres_server: PostgresServer) -> None:
+    """It keeps bytes, and they are ours."""
+    postgres_server.start()
+    with _encoded(postgres_server, "SQL_ASCII") as url:
+        await _keeps_any_character(url)
+
+
+@on_servers
+@pytest.mark.parametrize("encoding", ["utf8", "gbk", "latin1"])
+async def test_an_encoding_in_the_url(database: TestDatabase, encoding: str) -> None:
+    """It changes nothing: it was meant for another library."""
+    option = "charset" if database.kind == "mariadb" else "client_encoding"
+    await _keeps_any_character(f"{database.url}?{option}={encoding}")
+
+
+@contextmanager
+def _encoded(server: PostgresServer, encoding: str) -> Generator[str]:
+    """The URL of a database of its own."""
+    server.execute(f"CREATE DATABASE encoded ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0")
+    try:
+        yield server.url_of("encoded")
+    finally:
+        server.execute("DROP DATABASE encoded WITH (FORCE)")
 
 
 # --- a machine that is lost --------------------------------------------------------------------

@@ -421,3 +421,34 @@ async def test_handlers_run_whatever_the_way(
         await until(lambda: select_in(tmp_path, query) == [(4,)])
     assert sorted(event.call_id for event in there.ended) == ["failed", "late", "quick", "spooled"]
     assert _ids(tmp_path) == ["failed", "late", "quick", "spooled"]
+
+
+class Restless:
+    """Has another notification come whenever one has gone from the spool to the database."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.kept: list[asyncio.Task[object]] = []
+
+    def wake(self, event: object) -> None:
+        """Nobody waits."""
+
+    def look_for(self, names: object) -> None:  # noqa: ARG002 - as it is called
+        """Be told that something has been forwarded."""
+        put = put_of(body_of(f"more-{len(self.kept)}"))
+        self.kept.append(asyncio.ensure_future(self._store.keep(put, _ignore)))
+
+
+async def test_a_load_that_never_pauses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The spool comes to its end all the same, and the next notification goes to the database."""
+    hurry_spool(monkeypatch)
+    monkeypatch.setattr(sqlite_file, "_BUSY", 0.05)
+    async with store_in(tmp_path) as store:
+        restless = Restless(store)
+        store.hear(restless)
+        with locked(tmp_path):
+            assert await store.keep(put_of(body_of()), _ignore) is None
+        await until(lambda: not store.problems)
+        store.unhear(restless)
+        await asyncio.gather(*restless.kept)
+        assert await store.keep(put_of(body_of("last")), _ignore)

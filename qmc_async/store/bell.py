@@ -31,12 +31,12 @@ class Bell:
 
     Args:
         engine: knows where to connect.
-        options: for the connection, beside what the engine's URL says.
+        options: for the connection, beside and before what the engine's URL says.
     """
 
     def __init__(self, engine: Engine, options: Mapping[str, Any]) -> None:
         _, named = engine.dialect.create_connect_args(engine.url)
-        self._named: dict[str, Any] = {**options, **named}
+        self._named: dict[str, Any] = {**named, **options}
         self.is_heard = False
         """Whether anything was heard since it last connected; also what this process rang."""
 

@@ -24,7 +24,8 @@ _POSTGRESQL: Final = ("fsync", "full_page_writes", "synchronous_commit")
 _SETTINGS: Final = {
     "postgresql": text(
         "SELECT name, setting FROM pg_settings WHERE name IN "
-        "('fsync', 'full_page_writes', 'synchronous_commit', 'synchronous_standby_names')"
+        "('fsync', 'full_page_writes', 'synchronous_commit', 'synchronous_standby_names', "
+        "'server_encoding')"
     ),
     "mysql": text(
         "SHOW VARIABLES WHERE Variable_name IN ('innodb_flush_log_at_trx_commit', "
@@ -32,6 +33,7 @@ _SETTINGS: Final = {
         "'rpl_semi_sync_master_enabled', 'read_only')"
     ),
 }
+_ENCODINGS: Final = {"UTF8", "SQL_ASCII"}  # the second keeps any bytes as they are
 _IS_STANDBY: Final = text(
     "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean"
 )
@@ -47,7 +49,7 @@ def check_durability(connection: Connection, *, allow_data_loss: bool, is_first:
         is_first: warn; on later connections the same would be said again.
 
     Raises:
-        ConfigError: it does not, or the server only follows another one.
+        ConfigError: it does not, or not every character; or the server only follows another one.
     """
     kind = connection.dialect.name
     found = {name: str(value) for name, value in connection.execute(_SETTINGS[kind])}
@@ -61,6 +63,13 @@ def check_durability(connection: Connection, *, allow_data_loss: bool, is_first:
         raise ConfigError(
             "store: the database server takes no writes (it is a standby, or read-only): name the "
             "primary, or all of them, such as postgresql://a,b/qmc?target_session_attrs=read-write",
+            setting="store",
+        )
+    encoding = found.get("server_encoding", "UTF8")
+    if encoding not in _ENCODINGS:
+        raise ConfigError(
+            f"store: the database's encoding is {encoding}, which has no place for every "
+            "character: make one with ENCODING 'UTF8'",
             setting="store",
         )
     if problems and not allow_data_loss:

@@ -62,6 +62,11 @@ _CONNECT: Final[dict[str, dict[str, Any]]] = {
         ),
     },
 }
+# Whatever the URL says, which may be a copy of one for another library: what comes is in any script.
+_ENCODING: Final = {
+    "postgresql": {"client_encoding": "utf8"},
+    "mysql": {"charset": "utf8mb4"},
+}
 # A process that stands still in the middle of a transaction must not keep the others from their
 # rows. Of this transaction only: the server's process may be another's in the next.
 _BEGIN: Final = {
@@ -108,7 +113,7 @@ class ServerDatabase(Database):
         self._store_id = ""
         options = {
             name: value for name, value in _CONNECT[self._kind].items() if name not in url.query
-        }
+        } | _ENCODING[self._kind]
         try:
             # Made once: how to reach it is known, whether or not it can be reached.
             self._made = create_engine(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["fault_plugin"]
 
-CALLS = 5_000 if FULL else 400
+CALLS = 5_000 if FULL else 300
 RATE = 150  # calls in a second
 NAME = "qmc"
 

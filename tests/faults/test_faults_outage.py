@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 pytest_plugins = ["fault_plugin"]
 
 RATE = 100  # calls in a second
-AWAY = 30.0 if FULL else 2.5  # seconds
-CALLS = int(RATE * (AWAY + 3))
+AWAY = 30.0 if FULL else 2.0  # seconds
+CALLS = int(RATE * (AWAY + 2))
 LEASE = AWAY + 5  # what was done meanwhile is written down before it ends
 
 

@@ -114,7 +114,7 @@ def _spread(seconds: Iterable[float]) -> str:
 async def test_rolling_deployment(scene: Scene, database: TestDatabase) -> None:
     """What is left for a handler that some replicas do not have waits for one that has it."""
     scene.store = database
-    new = Replica(scene, "new", later=2.0)
+    new = Replica(scene, "new", later=1.0)
     old = Replica(scene, "old", handlers="good")
     await new.start()
     await old.start()
@@ -154,7 +154,7 @@ async def test_clocks_differ(
         clock = Clock(scene.folder / name)
         clock.set(shift)
         # Leases as they are in life; all are looked through more than once meanwhile.
-        replica = Replica(scene, name, clock=str(clock.file), lease=0, hangs=2.0, later=0.5)
+        replica = Replica(scene, name, clock=str(clock.file), lease=0, hangs=1.2, later=0.5)
         await replica.start()
         replicas.append(replica)
     reasons = ["CalleeBusy", "CalleeNoAnswer", "HangUp", "Other"]
