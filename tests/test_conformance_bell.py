@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from callback_peer import body_of, hurry, until
 from conformance import in_one_go, replica
-from sqlalchemy import text
+from sqlalchemy import make_url, text
 from store_support import database_of, in_thread, keep
 
 from qmc_async import CallbackServer
@@ -75,6 +75,33 @@ async def test_five_hundred_that_wait(
     await in_one_go({there: [lambda name=name: keep(there, body_of(name)) for name in names]})  # type: ignore[misc]  # its default
     events = await asyncio.gather(*waiting)
     assert [event.call_id for event in events] == names
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+async def test_a_user_with_one_session(
+    database: TestDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the store's: nothing is heard, and who waits is woken all the same."""
+    hurry(monkeypatch)
+    monkeypatch.setattr("qmc_async.store.bell._TRIED_EVERY", 0.01)
+    for statement in (
+        "DROP ROLE IF EXISTS poor",
+        "CREATE ROLE poor LOGIN CONNECTION LIMIT 1",
+        "GRANT ALL ON SCHEMA public TO poor",
+    ):
+        database.execute(statement)
+    url = make_url(database.url).set(username="poor").render_as_string()
+    store = Store(url, spool=tmp_path / "spool", patience=30)
+    try:
+        async with CallbackServer(store=store, port=0) as server:
+            waiting = asyncio.ensure_future(server.wait_for("1", timeout=SUCCESS))
+            async with replica(database, tmp_path, "there") as there:
+                await keep(there, body_of("1"))
+                assert (await waiting).call_id == "1"
+            assert not store.is_heard
+    finally:
+        database.execute("DROP OWNED BY poor")
+        database.execute("DROP ROLE poor")
 
 
 # --- where the database tells ------------------------------------------------------------------

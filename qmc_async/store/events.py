@@ -83,8 +83,12 @@ class _Batch:
         self._look_up(ids)
 
     def _look_up(self, ids: Sequence[str]) -> None:
+        # On PostgreSQL, what another transaction has kept may not have reached the synchronous
+        # standby yet. A transaction that only reads would not wait for that; one that locks does.
+        is_locked = self._connection.dialect.name == "postgresql"
+        query = _KNOWN.with_for_update(read=True, key_share=True) if is_locked else _KNOWN
         for start in range(0, len(ids), CHUNK):
-            rows = self._connection.execute(_KNOWN, {"ids": ids[start : start + CHUNK]})
+            rows = self._connection.execute(query, {"ids": ids[start : start + CHUNK]})
             self._known.update((row.event_id, (row.body, row.receipt_id)) for row in rows)
 
     def put(self, put: Put) -> Kept:

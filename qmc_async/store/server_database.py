@@ -62,7 +62,7 @@ _CONNECT: Final[dict[str, dict[str, Any]]] = {
         ),
     },
 }
-# Whatever the URL says, which may be a copy of one for another library: what comes is in any script.
+# Whatever the URL says, which may be a copy of one for another library: any script may come.
 _ENCODING: Final = {
     "postgresql": {"client_encoding": "utf8"},
     "mysql": {"charset": "utf8mb4"},
