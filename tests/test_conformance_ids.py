@@ -122,16 +122,15 @@ async def test_they_are_listed(store: Store) -> None:
 
 async def test_they_are_replayed(store: Store, database: TestDatabase) -> None:
     """A dead letter is replayed by its event's id, and by the call's, and no other with it."""
-    for name, kept in zip(ALIKE, await _keep_all(store), strict=True):
-        [claim] = kept.claims
-        if name == FORGED:
-            continue
-        for replayed in (claim.event_id, name):
-            outcome = Outcome(claim, State.DEAD, failed=True, error="why")
-            assert await store.settle(outcome), name
-            assert await store.replay(replayed) == ["handler"], name
-            changed = "SELECT count(*) FROM qmc_deliveries WHERE state = 'pending' AND fence > 1"
-            assert database.select(changed) == [(1,)]
+    kept = dict(zip(ALIKE, await _keep_all(store), strict=True))
+    await store.settle(Outcome(kept.pop(FORGED).claims[0], State.DONE))
+    replayed = "SELECT count(*) FROM qmc_deliveries WHERE state = 'pending' AND fence > 1"
+    for name, one in kept.items():
+        [claim] = one.claims
+        for identifier in dict.fromkeys((claim.event_id, name)):
+            assert await store.settle(Outcome(claim, State.DEAD, failed=True, error="why")), name
+            assert await store.replay(identifier) == ["handler"], name
+            assert database.select(replayed) == [(1,)]
             [claim] = (await store.poll(Poll("us", {"handler": 1}))).claims
         assert await store.settle(Outcome(claim, State.DONE))
 

@@ -4,6 +4,7 @@
 # (a fault is put where it hurts)
 from __future__ import annotations
 
+import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -206,13 +207,7 @@ async def test_an_upgrade_that_fails_leaves_the_tables(
 
 OPEN = """
 import asyncio, sys
-from qmc_async.store import Store, schema, server_database
-
-if len(sys.argv) > 2:
-    schema.VERSION = server_database.VERSION = 2
-    schema.UPGRADES = {
-        1: lambda connection: connection.exec_driver_sql("INSERT INTO qmc_upgrades VALUES (1)")
-    }
+from qmc_async.store import Store
 
 async def main():
     print("ready", flush=True)
@@ -225,8 +220,10 @@ asyncio.run(main())
 """
 
 
-def _open_together(*arguments: str) -> None:
-    processes = [Process(OPEN, *arguments) for _ in range(2)]
+@on_servers
+def test_processes_make_the_tables_together(database: TestDatabase) -> None:
+    """Replicas that start for the first time, all at once, make one store."""
+    processes = [Process(OPEN, database.url) for _ in range(2)]
     for process in processes:
         assert process.line() == "ready"
     for process in processes:
@@ -234,25 +231,36 @@ def _open_together(*arguments: str) -> None:
     assert [process.line() for process in processes] == ["done"] * 2
     for process in processes:
         process.end()
-
-
-@on_servers
-def test_processes_make_the_tables_together(database: TestDatabase) -> None:
-    """Replicas that start for the first time, all at once, make one store."""
-    _open_together(database.url)
     assert database.select(VERSION) == [(1,)]
     assert _tables(database) == TABLES
     assert _indexes(database) >= INDEXES
 
 
 @on_servers
-async def test_processes_upgrade_once(database: TestDatabase) -> None:
-    """Whoever comes later waits, and finds it done."""
-    async with Store(database.url):
-        database.execute("CREATE TABLE qmc_upgrades (n INTEGER)")
-    _open_together(database.url, "upgrade")
-    assert database.select("SELECT count(*) FROM qmc_upgrades") == [(1,)]
-    assert database.select(VERSION) == [(2,)]
+@pytest.mark.parametrize("found", ["nothing", "an older version"])
+async def test_many_that_start_at_once(
+    database: TestDatabase, monkeypatch: pytest.MonkeyPatch, found: str
+) -> None:
+    """The tables are made, or upgraded, once; whoever comes later waits, and finds it done."""
+    if found == "nothing":
+        version = 1
+    else:
+        version = 2
+        async with Store(database.url):
+            database.execute("CREATE TABLE qmc_upgrades (n INTEGER)")
+
+        def upgrade(connection: Connection) -> None:
+            connection.execute(text("INSERT INTO qmc_upgrades VALUES (1)"))
+
+        for module in (schema, server_database):
+            monkeypatch.setattr(module, "VERSION", 2)
+        monkeypatch.setattr(schema, "UPGRADES", {1: upgrade})
+    stores = [Store(database.url) for _ in range(5)]
+    await asyncio.gather(*(store.open() for store in stores))
+    await asyncio.gather(*(store.close() for store in stores))
+    assert database.select(VERSION) == [(version,)]
+    if version > 1:
+        assert database.select("SELECT count(*) FROM qmc_upgrades") == [(1,)]
 
 
 @on_postgresql

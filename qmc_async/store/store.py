@@ -252,7 +252,10 @@ class Store:
             task.cancel()
         threads, self._threads = self._threads, []
         try:
-            await asyncio.gather(*self._background, return_exceptions=True)
+            if background := set(self._background):
+                # Whatever does not take its cancellation must not keep the rest from closing.
+                ended, _ = await asyncio.wait(background, timeout=_LONGEST_CLOSE)
+                await asyncio.gather(*ended, return_exceptions=True)
         finally:
             for thread in threads:
                 thread.end()  # all of them, also where this is cancelled
