@@ -166,7 +166,7 @@ async def test_whoever_is_deaf_for_a_while(
     assert not server._store.is_heard
     database.server.execute("ALTER DATABASE qmc ALLOW_CONNECTIONS true")
     assert (await waiting).call_id == "4711"
-    assert len(database.select(LISTENERS)) == 2
+    await until(lambda: len(database.select(LISTENERS)) == 2)
 
 
 @on_listening

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 from callback_peer import alone, body_of, hurry, messages, until
-from conformance import deliveries_in, ids_in, in_transaction, on_servers, replica
+from conformance import (
+    deliveries_in,
+    ids_in,
+    in_transaction,
+    on_servers,
+    on_servers_themselves,
+    replica,
+)
 from store_support import hurry_spool, keep, put_of
 
 from qmc_async.store import Kind, State, Store, events
@@ -164,7 +171,7 @@ async def test_a_server_that_goes_away_under_load(
     assert not glob.glob(f"{tmp_path}/**/*.damaged", recursive=True)  # noqa: PTH207 - a path's own is not for coroutines
 
 
-@on_servers
+@on_servers_themselves
 async def test_a_server_that_is_away_when_we_stop(database: TestDatabase, tmp_path: Path) -> None:
     """What is in the spool is there for the next start."""
     async with replica(database, tmp_path, patience=0.2) as store, alone(store=store) as there:
