@@ -26,6 +26,15 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QMC_STORE", "sqlite://")
 
 
+@pytest.fixture(autouse=True)
+def _a_busy_machine_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk or thread that stands still for a moment fails no test of something else.
+
+    Tests of this very limit set it, and the faults are injected into processes of their own.
+    """
+    monkeypatch.setattr("qmc_async.store.ladder._SPOOL_PATIENCE", 20.0)
+
+
 @pytest.fixture
 def platform(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
     """A sandbox on a thread of its own, 50 times faster than life; QMC_* variables lead to it."""

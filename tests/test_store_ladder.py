@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import sqlite3
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -258,6 +259,27 @@ async def test_a_spool_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(ladder._spool, "submit", hang)
         with pytest.raises(StoreError, match="the spool failed: TimeoutError"):
             await store.keep(put_of(body_of()), _ignore)
+
+
+def _stand_still(*_: object) -> list[None]:
+    time.sleep(0.2)
+    return [None]
+
+
+async def test_without_a_spool_the_database_has_its_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An answer of 500 gains nothing while there is time left for one of 200."""
+    async with Store("sqlite://", patience=0.01) as store:
+        monkeypatch.setattr("qmc_async.store.ladder._TRIED_EVERY", 3600)
+        rows: Any = vars(store)["_rows"]
+        rows.submit(_stand_still, None)
+        kept = await store.keep(put_of(body_of()), never_late)
+        assert kept is not None
+        monkeypatch.setattr("qmc_async.store.ladder._SPOOL_PATIENCE", 0.01)
+        rows.submit(_stand_still, None)
+        with pytest.raises(StoreError, match="too slow"):
+            await store.keep(put_of(body_of("2")), _ignore)
 
 
 async def test_a_slow_spool_has_the_time_that_the_database_leaves(

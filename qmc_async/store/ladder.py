@@ -107,14 +107,16 @@ class Ladder:
         self, put: Put, on_late: Callable[[Kept], None], end: float
     ) -> Kept | None:
         future = self._rows.submit(events.put, put)
-        left = max(0.0, end - asyncio.get_running_loop().time())
+        waits = max(0.0, end - asyncio.get_running_loop().time())
+        if self._spool is not None:
+            waits = min(waits, self._patience)
         try:
-            await asyncio.wait((future,), timeout=min(self._patience, left))
+            await asyncio.wait((future,), timeout=waits)
         finally:
             if not future.done():
                 future.add_done_callback(partial(_tell_late, on_late))
         if not future.done():
-            self._went_down(f"it did not answer in {self._patience:g} s")
+            self._went_down(f"it did not answer in {waits:.2g} s")
             raise StoreError("the store is too slow")
         try:
             return future.result()
