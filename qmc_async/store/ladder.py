@@ -170,8 +170,13 @@ class Ladder:
             is_quick = loop.time() - began < self._patience
             await self._adopt()
             await self._forward_files()
-        except (StoreError, OSError) as error:
+        except StoreError as error:
+            # Also where the last look, which began before it failed, has just found it well.
+            self._went_down(str(error))
             logger.debug("the store is not back yet: %s", error)
+            return False
+        except OSError as error:
+            logger.debug("the spool cannot be forwarded yet: %s", error)
             return False
         except Exception:
             # Whatever it is: without this loop the spool would stay where it is.
