@@ -63,6 +63,7 @@ class Ladder:
         self._spool = spool
         self._patience = patience
         self._is_down = False
+        self._failures = 0
         self._is_spool_down = spool is None
         self._to_forward = asyncio.Event()
         self._to_forward.set()  # what an earlier process may have left
@@ -142,6 +143,7 @@ class Ladder:
         if not self._is_down:
             logger.error("notifications go to the spool until the store is back: %s", why)
         self._is_down = True
+        self._failures += 1
         self._to_forward.set()
 
     async def forward_for_ever(self) -> None:
@@ -151,14 +153,20 @@ class Ladder:
                 async with asyncio.timeout(_ADOPTED_EVERY):
                     await self._to_forward.wait()
             self._to_forward.clear()
-            while not await self._forward_all():  # noqa: ASYNC110 - a database rings no bell
+            while True:
+                failures = self._failures
+                if await self._forward_all() and self._came_back(failures):
+                    break
                 await asyncio.sleep(_TRIED_EVERY)
-            self._came_back()
 
-    def _came_back(self) -> None:
+    def _came_back(self, failures: int) -> bool:
+        """Go back to the database, unless it has failed since: then a look proves nothing."""
+        if failures != self._failures:
+            return False
         if self._is_down:
             logger.warning("the store is back")
         self._is_down = False
+        return True
 
     async def _forward_all(self) -> bool:
         """Move the spool to the database; whether that is done, and the database quick again."""
@@ -170,13 +178,8 @@ class Ladder:
             is_quick = loop.time() - began < self._patience
             await self._adopt()
             await self._forward_files()
-        except StoreError as error:
-            # Also where the last look, which began before it failed, has just found it well.
-            self._went_down(str(error))
+        except (StoreError, OSError) as error:
             logger.debug("the store is not back yet: %s", error)
-            return False
-        except OSError as error:
-            logger.debug("the spool cannot be forwarded yet: %s", error)
             return False
         except Exception:
             # Whatever it is: without this loop the spool would stay where it is.
@@ -203,14 +206,14 @@ class Ladder:
             end = 0
             while True:
                 chunk = await lines.submit(spool_file.read, (path, end))
-                began = loop.time()
+                began, failures = loop.time(), self._failures
                 await asyncio.gather(*(self._forward(path, one) for one in chunk.puts))
                 if chunk.puts:
                     self._on_forwarded()
                     is_quick = loop.time() - began < self._patience
                     # Under a load that never pauses there would be no end.
                     if end and is_quick and len(chunk.puts) < _FEW:
-                        self._came_back()
+                        self._came_back(failures)
                 if chunk.end == end and await lines.submit(spool_file.clear, (path, end)):
                     break
                 end = chunk.end
