@@ -207,7 +207,8 @@ class ServerDatabase(Database):
                     setting="store",
                 )
             prepare(connection)
-            if self._kind == "mysql":
+        if self._kind == "mysql":  # once that is committed: whoever comes next must see it
+            with connection.begin():
                 connection.execute(_UNLOCK)
 
     def _try(self, jobs: Sequence[Job]) -> None:
