@@ -83,9 +83,9 @@ class ClickToCall:
     async def save_the_recording(self, event: Disconnected) -> None:
         """Handler: the recording is not ready at once, and gone after three days."""
         recording = await self.client.recording(event, wait=60)
-        path = await self.client.download(recording, self.folder)
+        saved = await self.client.download(recording, self.folder)
         known = self.calls.setdefault(event.out_call_id or event.call_id, {})
-        known["recording"] = path.name
+        known["recording"] = saved.path.name
 
 
 def was_recorded(event: Disconnected) -> bool:

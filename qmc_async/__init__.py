@@ -29,6 +29,7 @@ from qmc_async.models import (
     UnknownNotification,
 )
 from qmc_async.numbers import mask, normalise
+from qmc_async.recordings import RecordingFile
 from qmc_async.signer import Credentials, Refusal, Signer
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "Reason",
     "Recording",
     "RecordingError",
+    "RecordingFile",
     "RecordingResult",
     "Refusal",
     "Reject",

@@ -10,7 +10,7 @@ from qmc_async.errors import ArgumentError
 if TYPE_CHECKING:
     from qmc_async.models import Call, Disconnected
 
-__all__ = ["call_id_of", "check_out_call_id", "check_text", "is_duration"]
+__all__ = ["call_id_of", "check_max_bytes", "check_out_call_id", "check_text", "is_duration"]
 
 _OUT_CALL_ID_LENGTH: Final = 64
 
@@ -71,3 +71,14 @@ def check_text(text: str, argument: str) -> str:
 def is_duration(seconds: object) -> bool:
     """Whether it is a number of seconds, from 0 to for ever."""
     return isinstance(seconds, int | float) and seconds >= 0  # which NaN is not
+
+
+def check_max_bytes(length: object) -> int:
+    """How long a file may be.
+
+    Raises:
+        ArgumentError: it is no length.
+    """
+    if isinstance(length, bool) or not isinstance(length, int) or length < 1:
+        raise ArgumentError("max_bytes must be a whole number above 0", argument="max_bytes")
+    return length

@@ -10,17 +10,25 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 import orjson
 
-from qmc_async.arguments import call_id_of, check_out_call_id, check_text, is_duration
+from qmc_async.arguments import (
+    call_id_of,
+    check_max_bytes,
+    check_out_call_id,
+    check_text,
+    is_duration,
+)
 from qmc_async.errors import (
     ApiError,
     ArgumentError,
     AuthenticationError,
     ConfigError,
     RateLimited,
+    RecordingError,
 )
 from qmc_async.models import RECORDING_LIFETIME, Call, Disconnected, Recording
 from qmc_async.numbers import normalise
-from qmc_async.recordings import fetch
+from qmc_async.recording_address import RecordingHosts
+from qmc_async.recordings import MAX_BYTES, fetch
 from qmc_async.retry import back_off
 from qmc_async.settings import Settings
 from qmc_async.signer import Signer
@@ -29,13 +37,15 @@ from qmc_async.verdict import CALL, END_CALL, RECORD, NoReply, Reply, Success, j
 
 if TYPE_CHECKING:
     import os
-    from pathlib import Path
+    from collections.abc import Iterable
+    from datetime import datetime
     from types import TracebackType
 
     import httpx
 
     from qmc_async.numbers import NumberMode
-    from qmc_async.recordings import Progress
+    from qmc_async.recordings import Progress, RecordingFile
+    from qmc_async.settings import Network
     from qmc_async.verdict import Endpoint
 
 __all__ = ["AsyncQmcClient"]
@@ -50,6 +60,20 @@ _FIRST_POLL = 0.5
 _LONGEST_POLL = 10.0
 # With less time than this an attempt would end in doubt, where the one before may have been clear.
 _SHORTEST_ATTEMPT = 0.25
+
+
+def _expiry_of(call: Call | Disconnected | str) -> datetime | None:
+    match call:
+        case Disconnected():
+            end = call.end_time
+        case Call():
+            end = call.placed_at
+        case _:
+            return None
+    try:
+        return end + RECORDING_LIFETIME
+    except OverflowError:  # whatever the platform says: it must not keep its recording from us
+        return None
 
 
 class AsyncQmcClient:
@@ -69,6 +93,9 @@ class AsyncQmcClient:
         max_retries: attempts after the first. `call` uses them only when nothing can have left.
         numbers: how telephone numbers are checked: ``lenient`` tidies, ``strict`` also refuses
             what is not in China's numbering plan, ``off`` sends what it is given.
+        recording_networks: where `download` may fetch from besides the internet and the hosts of
+            the base addresses: networks such as ``10.0.0.0/8``. A recording's URL comes from
+            outside, and must not make this machine ask others in your network.
         limits: of the connection pool. By default 100 connections, each idle for 5 s at most.
             Of `max_keepalive_connections` only 0 has a meaning: none is kept.
         http_client: your own `httpx.AsyncClient`, for a proxy or TLS of your own. It stays
@@ -96,6 +123,7 @@ class AsyncQmcClient:
         deadline: float | None = None,
         max_retries: int | None = None,
         numbers: NumberMode | None = None,
+        recording_networks: str | Iterable[str | Network] | None = None,
         limits: httpx.Limits | None = None,
         http_client: httpx.AsyncClient | None = None,
     ) -> None:
@@ -109,6 +137,7 @@ class AsyncQmcClient:
             deadline=deadline,
             max_retries=max_retries,
             numbers=numbers,
+            recording_networks=recording_networks,
         )
         if limits is not None and http_client is not None:
             raise ConfigError(
@@ -117,7 +146,15 @@ class AsyncQmcClient:
         if limits is not None and limits.max_connections == 0:
             raise ConfigError("limits: max_connections=0 would let nothing out", setting="limits")
         self.signer = Signer(self.settings.credentials)
-        self._transport = Transport(self.signer, http_client, limits or DEFAULT_LIMITS)
+        self._transport = Transport(
+            self.signer,
+            http_client,
+            limits or DEFAULT_LIMITS,
+            RecordingHosts(
+                (self.settings.base_url, self.settings.record_base_url),
+                self.settings.recording_networks,
+            ),
+        )
         self._owns_transport = True
 
     def __repr__(self) -> str:
@@ -248,15 +285,10 @@ class AsyncQmcClient:
                     raise
             await asyncio.sleep(min(poll, left))
             poll = min(poll * 2, _LONGEST_POLL)
-        expires_at = None
-        if isinstance(call, Disconnected):
-            expires_at = call.end_time + RECORDING_LIFETIME
-        elif isinstance(call, Call):
-            expires_at = call.placed_at + RECORDING_LIFETIME
         return Recording(
             call_id=call_id,
             file_url=found.result.file_url,
-            expires_at=expires_at,
+            expires_at=_expiry_of(call),
             raw=found.envelope.data,
         )
 
@@ -265,36 +297,63 @@ class AsyncQmcClient:
         recording: Recording | Call | Disconnected | str,
         destination: str | os.PathLike[str],
         *,
+        wait: float = 0.0,
+        max_bytes: int = MAX_BYTES,
         on_progress: Progress | None = None,
-    ) -> Path:
+    ) -> RecordingFile:
         """Save a recording: whole under its final name, or not at all.
 
         It goes straight to the recording's host, also where the client was given an `http_client`:
-        httpx would log the URL, and who has that can listen.
+        httpx would log the URL, and who has that can listen. It goes neither to loopback nor into
+        a private network, and no redirect leads it there: see `recording_networks`.
 
         Args:
             recording: what `recording` returned; of anything else its argument, it is looked up.
             destination: a file, which is replaced if it exists; or a folder that exists, where
                 the file is named after the call id.
+            wait: seconds to keep trying while there is no recording, or not a whole one.
+            max_bytes: how long it may be; by default 1 GiB.
             on_progress: called with the bytes written so far and the bytes expected (or None).
 
         Returns:
-            The file's path.
+            The file: its path, length, SHA-256 and format.
 
         Raises:
-            RecordingError: it could not be fetched whole, or what came is no audio.
+            ArgumentError: before anything is sent.
+            RecordingError: it could not be fetched whole, or what came is no audio; `temporary`
+                says whether it may be there later.
             OSError: the file cannot be written.
             QmcError: as `recording`, where it had to be looked up.
         """
-        if not isinstance(recording, Recording):
-            recording = await self.recording(recording)
-        return await fetch(
-            self._transport.download_session(),
-            recording,
-            destination,
-            timeout=self.settings.timeout,
-            on_progress=on_progress,
-        )
+        if not is_duration(wait):
+            raise ArgumentError("wait must be a number of seconds, 0 or more", argument="wait")
+        check_max_bytes(max_bytes)
+        give_up = time.monotonic() + wait
+        poll = _FIRST_POLL
+        while True:
+            left = max(0.0, give_up - time.monotonic())
+            # Looked up every time: an address may expire before its file is there.
+            found = (
+                recording
+                if isinstance(recording, Recording)
+                else await self.recording(recording, wait=left)
+            )
+            try:
+                return await fetch(
+                    self._transport.download_session,
+                    found,
+                    destination,
+                    timeout=self.settings.timeout,
+                    max_retries=self.settings.max_retries,
+                    max_bytes=max_bytes,
+                    on_progress=on_progress,
+                )
+            except RecordingError as error:
+                left = give_up - time.monotonic()
+                if not error.temporary or left <= 0:
+                    raise
+            await asyncio.sleep(min(poll, left))
+            poll = min(poll * 2, _LONGEST_POLL)
 
     async def _exchange(
         self,

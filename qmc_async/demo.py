@@ -190,10 +190,10 @@ class _Demo:
         def on_progress(written: int, expected: int | None) -> None:
             self._advance(shown, written, expected)
 
-        path = await self.client.download(recording, self.folder / name, on_progress=on_progress)
+        saved = await self.client.download(recording, self.folder / name, on_progress=on_progress)
         if not self.console.is_terminal:
-            self.console.print(f"{event.out_call_id}: recording saved, {path.stat().st_size} bytes")
-        return path
+            self.console.print(f"{event.out_call_id}: recording saved, {saved.length} bytes")
+        return saved.path
 
     def _advance(self, shown: TaskID, written: int, expected: int | None) -> None:
         self.downloads.update(shown, completed=written, total=expected)

@@ -165,4 +165,13 @@ class StoreError(QmcError):
 
 
 class RecordingError(QmcError):
-    """A recording could not be fetched whole. Nothing was left under the file's final name."""
+    """A recording could not be fetched whole. Nothing was left under the file's final name.
+
+    Attributes:
+        temporary: whether it may be there later: it is not ready at once. False where the file is
+            too long, or at an address that no recording belongs to.
+    """
+
+    def __init__(self, message: str, *, temporary: bool = True) -> None:
+        super().__init__(message)
+        self.temporary = temporary

@@ -1,8 +1,8 @@
 """What a client is set to: arguments first, then ``QMC_*`` variables, then the document's values.
 
-=========================  =====================  =============================================
+========================== ====================== ============================================
 variable                   argument               meaning
-=========================  =====================  =============================================
+========================== ====================== ============================================
 ``QMC_APP_ID``             ``app_id``             APPID, a Long (2)
 ``QMC_APP_SECRET``         ``app_secret``         APPSECRET (2)
 ``QMC_BASE_URL``           ``base_url``           where ``call`` and ``endCall`` are (3.0)
@@ -12,7 +12,9 @@ variable                   argument               meaning
 ``QMC_DEADLINE``           ``deadline``           seconds for all attempts and waits together
 ``QMC_MAX_RETRIES``        ``max_retries``        attempts after the first
 ``QMC_NUMBERS``            ``numbers``            ``strict``, ``lenient`` or ``off``
-=========================  =====================  =============================================
+``QMC_RECORDING_NETWORKS`` ``recording_networks`` networks such as ``10.0.0.0/8``, with commas,
+                                                  that recordings may be fetched from
+========================== ====================== ============================================
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import ipaddress
 import math
 import os
 import re
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
 from attrs import evolve, frozen
@@ -31,12 +33,14 @@ from qmc_async.numbers import NumberMode
 from qmc_async.signer import Credentials
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 
 __all__ = ["BASE_URL", "RECORD_BASE_URL", "RECORD_PATH", "Settings", "whole_url"]
 
 T = TypeVar("T")
+
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 BASE_URL: Final = "http://api.v3.quanmayun.com:9090"
 RECORD_BASE_URL: Final = "http://record.v3.quanmayun.com:9090"
@@ -67,6 +71,7 @@ class Settings:
     deadline: float
     max_retries: int
     numbers: NumberMode
+    recording_networks: tuple[Network, ...]
 
     @classmethod
     def load(
@@ -81,6 +86,7 @@ class Settings:
         deadline: float | None = None,
         max_retries: int | None = None,
         numbers: NumberMode | None = None,
+        recording_networks: str | Iterable[str | Network] | None = None,
         environ: Mapping[str, str] = os.environ,
     ) -> Settings:
         """Take each setting from its argument, its variable or its default, in this order.
@@ -104,6 +110,7 @@ class Settings:
             deadline=pick("deadline", deadline, _positive_seconds, 30.0),
             max_retries=pick("max_retries", max_retries, _count, 2),
             numbers=pick("numbers", numbers, _number_mode, "lenient"),
+            recording_networks=pick("recording_networks", recording_networks, _networks, ""),
         )
 
     def changed(
@@ -217,6 +224,16 @@ def _positive_seconds(value: float | str) -> float:
     if not 0 < seconds < math.inf:
         raise problem
     return seconds
+
+
+def _networks(value: str | Iterable[str | Network]) -> tuple[Network, ...]:
+    networks: list[Network] = []
+    for given in value.split(",") if isinstance(value, str) else value:
+        text = str(given).strip()
+        # Not `ip_network` of what is given: it takes a number for an address.
+        if text:
+            networks.append(ipaddress.ip_network(text))
+    return tuple(networks)
 
 
 def _count(value: object) -> int:

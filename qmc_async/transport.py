@@ -24,12 +24,17 @@ import httpx
 from httpx_aiohttp import AiohttpTransport
 
 from qmc_async.errors import ConfigError
+from qmc_async.recording_address import RecordingHosts
 from qmc_async.retry import parse_retry_after
 from qmc_async.verdict import NoReply, Reply
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import socket
+    from collections.abc import Callable, Iterator
 
+    from yarl import URL
+
+    from qmc_async.recording_address import AddressInfo
     from qmc_async.signer import Signer
 
 __all__ = ["DEFAULT_LIMITS", "Transport"]
@@ -64,6 +69,7 @@ class Transport:
         signer: signs each request as it leaves, and learns the clock from each reply.
         http_client: the user's own; it is not closed here. None for ours.
         limits: for ours.
+        recording_hosts: where recordings may be fetched from.
 
     Raises:
         ConfigError: `http_client` is something else.
@@ -74,6 +80,7 @@ class Transport:
         signer: Signer,
         http_client: httpx.AsyncClient | None = None,
         limits: httpx.Limits = DEFAULT_LIMITS,
+        recording_hosts: RecordingHosts | None = None,
     ) -> None:
         if not isinstance(http_client, httpx.AsyncClient | None):  # pyright: ignore[reportUnnecessaryIsInstance] - callers err
             # A synchronous client would place the call before anybody could see the mistake.
@@ -99,7 +106,8 @@ class Transport:
             httpx.AsyncHTTPTransport,
         )
         self._abandoned: set[asyncio.Task[Reply | NoReply]] = set()
-        self._downloads: aiohttp.ClientSession | None = None
+        self._recording_hosts = recording_hosts or RecordingHosts()
+        self._downloads: dict[bool, aiohttp.ClientSession] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
 
@@ -181,16 +189,20 @@ class Transport:
             retry_after=parse_retry_after(headers.get("Retry-After", ""), clock.time(received)),
         )
 
-    def download_session(self) -> aiohttp.ClientSession:
-        """The connections for recordings: no ``Authorization``, no cookies, and no log of URLs.
+    def download_session(self, url: URL) -> aiohttp.ClientSession:
+        """The connections for a recording: no ``Authorization``, no cookies, no log of URLs.
+
+        They go where `RecordingHosts` lets them, and through no proxy.
 
         Raises:
             RuntimeError: as `post`.
         """
         self.check_usable()
-        if self._downloads is None:
-            self._downloads = self._open_session()
-        return self._downloads
+        ours = self._recording_hosts.owns(url)
+        if ours not in self._downloads:
+            guard = None if ours else self._recording_hosts.open_socket
+            self._downloads[ours] = self._open_session(guard)
+        return self._downloads[ours]
 
     def check_usable(self) -> None:
         """Bind to the running event loop at the first use, and hold on to it.
@@ -214,10 +226,12 @@ class Transport:
         self._closed = True
         if self._ours:
             await self._http.aclose()
-        if self._downloads is not None:
-            await self._downloads.close()
+        for session in self._downloads.values():
+            await session.close()
 
-    def _open_session(self) -> aiohttp.ClientSession:
+    def _open_session(
+        self, socket_factory: Callable[[AddressInfo], socket.socket] | None = None
+    ) -> aiohttp.ClientSession:
         # The pool cannot count idle connections, but it can keep none.
         none_kept = self._limits.max_keepalive_connections == 0
         return aiohttp.ClientSession(
@@ -225,6 +239,7 @@ class Transport:
                 limit=self._limits.max_connections or 0,
                 force_close=none_kept,
                 keepalive_timeout=None if none_kept else self._limits.keepalive_expiry,
+                socket_factory=socket_factory,
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None),

@@ -389,6 +389,7 @@ class Options(TypedDict, total=False):
     max_retries: int
     numbers: NumberMode
     limits: httpx.Limits
+    recording_networks: list[str]
 
 
 @contextlib.asynccontextmanager

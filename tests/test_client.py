@@ -525,7 +525,7 @@ async def test_bad_number(
     platform: FaultyPlatform,
 ) -> None:
     """A bad number is refused by its argument's name, before anything is sent."""
-    numbers = {"caller": CALLER, "callee": CALLEE, argument: number}
+    numbers: dict[str, Any] = {"caller": CALLER, "callee": CALLEE, argument: number}
     async with connect(platform.url, numbers=mode) as client:
         with pytest.raises(ArgumentError, match=argument) as caught:
             await client.call(**numbers)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from qmc_async.models import Recording
-    from qmc_async.recordings import Progress
+    from qmc_async.recordings import Progress, RecordingFile
 
 
 @pytest.fixture(autouse=True)
@@ -91,11 +91,11 @@ async def test_a_recording_of_the_wrong_length_is_a_failure(
 
     async def cut(
         self: AsyncQmcClient, recording: Recording, destination: Path, *, on_progress: Progress
-    ) -> Path:
-        path = await write(self, recording, destination, on_progress=on_progress)
-        with wave.open(str(path), "wb") as audio:
+    ) -> RecordingFile:
+        saved = await write(self, recording, destination, on_progress=on_progress)
+        with wave.open(str(saved), "wb") as audio:
             audio.setparams((1, 2, 8000, 0, "NONE", "not compressed"))
-        return path
+        return saved
 
     monkeypatch.setattr(AsyncQmcClient, "download", cut)
     screen, shown = console(terminal=False)

@@ -370,7 +370,8 @@ async def test_full_disk_after_the_transfer(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    async with FaultyPlatform(always(http(b"RIFF"))) as files, connect(files.url) as client:
+    sound = always(http(b"RIFF\x24\0\0\0WAVE" + bytes(32)))
+    async with FaultyPlatform(sound) as files, connect(files.url) as client:
         recording = Recording(call_id="c-1", file_url=f"{files.url}/{RECORDING}/1.wav")
         with pytest.raises(OSError, match="No space") as caught:
             await client.download(recording, tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import os
 from typing import Any
@@ -33,6 +34,13 @@ TABLE: list[tuple[str, str, object, object, object]] = [
     ("deadline", "1e2", 100.0, 3, 30.0),
     ("max_retries", "5", 5, 0, 2),
     ("numbers", "strict", "strict", "off", "lenient"),
+    (
+        "recording_networks",
+        "10.0.0.0/8, fd00::/8",
+        (ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("fd00::/8")),
+        (ipaddress.ip_network("192.168.1.0/24"),),
+        (),
+    ),
 ]
 NAMES = [row[0] for row in TABLE]
 
@@ -64,7 +72,7 @@ def test_precedence(name: str, text: str, meaning: object, given: object, defaul
     assert value(load(variable), name) == meaning
     assert value(load(variable, **{name: given}), name) == given
     assert value(load(variable, **{name: None}), name) == meaning
-    assert meaning != default != given
+    assert meaning not in {default, given}
 
 
 @pytest.mark.parametrize(("name", "text", "meaning"), [row[:3] for row in TABLE], ids=NAMES)
@@ -140,6 +148,20 @@ MALFORMED: list[tuple[str, str]] = [
     ),
     *(("max_retries", text) for text in ("-1", "1.0", "x", "1000", "٣", "+1", "1_0")),
     *(("numbers", text) for text in ("Strict", "none", "on")),
+    *(
+        ("recording_networks", text)
+        for text in (
+            "localhost",
+            "10.0.0.1/8",  # an address with a mask: which of the two is meant?
+            "10.0.0.0/33",
+            "10.0.0",
+            "010.0.0.0/8",
+            "fd00::/129",
+            "10.0.0.0/8;192.168.0.0/16",
+            "10.0.0.0/8,*",
+            "http://10.0.0.1",
+        )
+    ),
 ]
 
 
@@ -171,6 +193,10 @@ def test_malformed(name: str, text: str) -> None:
             for name in ("timeout", "deadline")
             for wrong in (True, False, 0, -1, math.nan, math.inf, 10**400, NO_LIST, 1j, b"1")
         ),
+        *(
+            ("recording_networks", wrong)
+            for wrong in (5, True, 1.5, b"10.0.0.0/8", ["10.0.0.1/8"], [10], [None], [b"10"])
+        ),
         *(("max_retries", wrong) for wrong in (True, 1.0, -1, 1000, NO_LIST, 10**400)),
         *(("numbers", wrong) for wrong in ("", 5, NO_LIST, True)),
     ],
@@ -197,6 +223,26 @@ def test_secret_is_never_shown() -> None:
 def test_address(url: str) -> None:
     """Names and addresses of both kinds, with a port and a path, are taken as they are."""
     assert load(base_url=url, record_base_url=url).base_url == url
+
+
+@pytest.mark.parametrize(
+    ("given", "networks"),
+    [
+        ("", []),
+        (" , ", []),
+        (NO_LIST, []),
+        ("10.0.0.1", ["10.0.0.1/32"]),
+        ("::1", ["::1/128"]),
+        (" 10.0.0.0/8 ,\tfd00::/8,", ["10.0.0.0/8", "fd00::/8"]),
+        (["10.0.0.0/255.0.0.0"], ["10.0.0.0/8"]),
+        ({"10.0.0.0/8"}, ["10.0.0.0/8"]),
+        ([ipaddress.ip_network("10.0.0.0/8"), "::1"], ["10.0.0.0/8", "::1/128"]),
+    ],
+)
+def test_recording_networks(given: object, networks: list[str]) -> None:
+    """Networks come as one text with commas, or one by one; an address is a network of one."""
+    expected = tuple(ipaddress.ip_network(network) for network in networks)
+    assert load(recording_networks=given).recording_networks == expected
 
 
 def test_trailing_slash() -> None:

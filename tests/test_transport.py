@@ -31,8 +31,10 @@ from faulty_platform import (
     once,
     unreachable,
 )
+from yarl import URL
 
 from qmc_async.errors import ConfigError
+from qmc_async.recording_address import RecordingHosts
 from qmc_async.signer import Credentials, Signer
 from qmc_async.transport import DEFAULT_LIMITS, Transport
 from qmc_async.verdict import NoReply, Reply
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
     from faulty_platform import Behaviour
 
 BODY = b'{"callidentifier":"c-1"}'
+OURS = "http://127.0.0.1:8"
+ELSEWHERE = URL("http://files.invalid/1.wav")
 
 
 @pytest.fixture
@@ -286,16 +290,24 @@ async def test_closed(transport: Transport) -> None:
     with pytest.raises(RuntimeError, match="closed"):
         await transport.post("http://127.0.0.1:9", BODY, 1.0)
     with pytest.raises(RuntimeError, match="closed"):
-        transport.download_session()
+        transport.download_session(ELSEWHERE)
 
 
-async def test_download_session(transport: Transport) -> None:
-    """Recordings have one session of their own, which is closed with the transport."""
-    session = transport.download_session()
-    assert transport.download_session() is session
-    assert not session.closed
+async def test_download_sessions() -> None:
+    """Recordings have sessions of their own, which are closed with the transport.
+
+    One is for the platform's own hosts, whatever they resolve to; one is for all others.
+    """
+    signer = Signer(Credentials(APP_ID, SECRET))
+    transport = Transport(signer, recording_hosts=RecordingHosts([OURS]))
+    ours = transport.download_session(URL(f"{OURS}/1.wav"))
+    other = transport.download_session(ELSEWHERE)
+    assert transport.download_session(URL(f"{OURS}/2.wav")) is ours
+    assert transport.download_session(URL("http://127.0.0.1:9/2.wav")) is other
+    assert ours is not other
+    assert [one.closed for one in (ours, other)] == [False, False]
     await transport.aclose()
-    assert session.closed
+    assert [one.closed for one in (ours, other)] == [True, True]
 
 
 @pytest.mark.parametrize("kind", TRANSPORTS)
@@ -313,7 +325,7 @@ def test_second_event_loop(kind: str) -> None:
             with pytest.raises(RuntimeError, match="another event loop"):
                 await transport.post(platform.url, BODY, 1.0)
             with pytest.raises(RuntimeError, match="another event loop"):
-                transport.download_session()
+                transport.download_session(ELSEWHERE)
             assert platform.connections == 0
         await transport.aclose()
         if plain is not None:

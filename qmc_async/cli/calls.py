@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+from rich.progress import BarColumn, DownloadColumn, TextColumn
 
 from qmc_async.callback import CallbackServer
-from qmc_async.cli.running import CALLBACK_PORT, console_for, running
+from qmc_async.cli.progress import progress_of
+from qmc_async.cli.running import CALLBACK_PORT, running
 from qmc_async.client import AsyncQmcClient
 
 if TYPE_CHECKING:
@@ -113,19 +114,15 @@ async def recording(call_id: str, output: Path, wait: float) -> None:
 
     Example: qmc recording 128754716574532539 -o call.wav
     """
-    console = console_for(stderr=True)
     async with AsyncQmcClient() as client:
-        found = await client.recording(call_id, wait=wait)
-        with Progress(
-            TextColumn(call_id), BarColumn(), DownloadColumn(), console=console, transient=True
-        ) as progress:
+        with progress_of(TextColumn(call_id), BarColumn(), DownloadColumn()) as progress:
             shown = progress.add_task(call_id, total=None)
 
             def on_progress(written: int, expected: int | None) -> None:
                 progress.update(shown, completed=written, total=expected)
 
-            path = await client.download(found, output, on_progress=on_progress)
-    click.echo(path)
+            saved = await client.download(call_id, output, wait=wait, on_progress=on_progress)
+    click.echo(saved)
 
 
 def _show_call(placed: Call) -> None:

@@ -20,6 +20,7 @@ import orjson
 from attrs import frozen
 from filelock import FileLock, Timeout
 
+from qmc_async.files import sync_folder
 from qmc_async.store.group_commit import grouped
 from qmc_async.store.records import Put, Receipt
 
@@ -129,10 +130,10 @@ class Spool:
             0o600,
         )
         self._size = os.fstat(self._file).st_size
-        _sync_folder(self.folder)
-        _sync_folder(self.folder.parent)
+        sync_folder(self.folder)
+        sync_folder(self.folder.parent)
         with suppress(PermissionError):  # then it was not made by us
-            _sync_folder(self.folder.parent.parent)
+            sync_folder(self.folder.parent.parent)
 
     def write(self, data: bytes) -> None:
         """Append, and return once it is on the disk.
@@ -220,15 +221,6 @@ class Spool:
         if not path.exists():
             Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
-
-
-def _sync_folder(path: Path) -> None:
-    if hasattr(os, "O_DIRECTORY"):  # elsewhere, a folder cannot be synced
-        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def append(spool: Spool, puts: Sequence[Put]) -> list[None]:
