@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qmc_async.callback import CallbackServer
-from qmc_async.callback.delivery import Delivery, Reject, Retry
+from qmc_async.callback.delivery import Delivery, Postpone, Reject, Retry
 from qmc_async.client import AsyncQmcClient
 from qmc_async.errors import (
     ApiError,
@@ -12,7 +12,9 @@ from qmc_async.errors import (
     CallOutcomeUnknown,
     ConfigError,
     DecodeError,
+    DuplicateCall,
     ExchangeError,
+    NotificationMissing,
     QmcError,
     RateLimited,
     RecordingError,
@@ -21,8 +23,11 @@ from qmc_async.errors import (
 )
 from qmc_async.models import (
     Call,
+    CallState,
     Conflict,
     Disconnected,
+    LedgerEntry,
+    Overdue,
     Reason,
     Recording,
     RecordingResult,
@@ -39,6 +44,7 @@ __all__ = [
     "AuthenticationError",
     "Call",
     "CallOutcomeUnknown",
+    "CallState",
     "CallbackServer",
     "ConfigError",
     "Conflict",
@@ -46,7 +52,12 @@ __all__ = [
     "DecodeError",
     "Delivery",
     "Disconnected",
+    "DuplicateCall",
     "ExchangeError",
+    "LedgerEntry",
+    "NotificationMissing",
+    "Overdue",
+    "Postpone",
     "QmcError",
     "RateLimited",
     "Reason",

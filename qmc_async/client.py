@@ -21,11 +21,13 @@ from qmc_async.errors import (
     ApiError,
     ArgumentError,
     AuthenticationError,
+    CallOutcomeUnknown,
     ConfigError,
+    ExchangeError,
     RateLimited,
     RecordingError,
 )
-from qmc_async.models import RECORDING_LIFETIME, Call, Disconnected, Recording
+from qmc_async.models import RECORDING_LIFETIME, Call, CallState, Disconnected, Recording
 from qmc_async.numbers import normalise
 from qmc_async.recording_address import RecordingHosts
 from qmc_async.recordings import MAX_BYTES, fetch
@@ -43,9 +45,11 @@ if TYPE_CHECKING:
 
     import httpx
 
+    from qmc_async.ledger import Ledger
     from qmc_async.numbers import NumberMode
     from qmc_async.recordings import Progress, RecordingFile
-    from qmc_async.settings import Network
+    from qmc_async.settings import LedgerNumbers, Network
+    from qmc_async.store import Store
     from qmc_async.verdict import Endpoint
 
 __all__ = ["AsyncQmcClient"]
@@ -60,6 +64,18 @@ _FIRST_POLL = 0.5
 _LONGEST_POLL = 10.0
 # With less time than this an attempt would end in doubt, where the one before may have been clear.
 _SHORTEST_ATTEMPT = 0.25
+
+
+def _ledger_in(store: Store | str, settings: Settings) -> Ledger:
+    # SQLAlchemy is the larger part of their import, and a client without a ledger needs none.
+    from qmc_async.ledger import Ledger  # noqa: PLC0415
+    from qmc_async.store import Store  # noqa: PLC0415
+
+    return Ledger(
+        store if isinstance(store, Store) else Store(store),
+        missing_after=settings.missing_after,
+        whole_numbers=settings.ledger_numbers == "whole",
+    )
 
 
 def _expiry_of(call: Call | Disconnected | str) -> datetime | None:
@@ -93,6 +109,12 @@ class AsyncQmcClient:
         max_retries: attempts after the first. `call` uses them only when nothing can have left.
         numbers: how telephone numbers are checked: ``lenient`` tidies, ``strict`` also refuses
             what is not in China's numbering plan, ``off`` sends what it is given.
+        store: where the ledger is, a `Store` or its URL: each call is written down before it is
+            placed. A `CallbackServer` that is given the client has the same store. By default
+            there is no ledger.
+        missing_after: seconds from when a call is placed until its notification is overdue, and a
+            `CallbackServer` looks for what became of it. Longer than your longest call.
+        ledger_numbers: how the ledger has telephone numbers: ``masked`` or ``whole``.
         recording_networks: where `download` may fetch from besides the internet and the hosts of
             the base addresses: networks such as ``10.0.0.0/8``. A recording's URL comes from
             outside, and must not make this machine ask others in your network.
@@ -123,6 +145,9 @@ class AsyncQmcClient:
         deadline: float | None = None,
         max_retries: int | None = None,
         numbers: NumberMode | None = None,
+        store: Store | str | None = None,
+        missing_after: float | None = None,
+        ledger_numbers: LedgerNumbers | None = None,
         recording_networks: str | Iterable[str | Network] | None = None,
         limits: httpx.Limits | None = None,
         http_client: httpx.AsyncClient | None = None,
@@ -137,6 +162,8 @@ class AsyncQmcClient:
             deadline=deadline,
             max_retries=max_retries,
             numbers=numbers,
+            missing_after=missing_after,
+            ledger_numbers=ledger_numbers,
             recording_networks=recording_networks,
         )
         if limits is not None and http_client is not None:
@@ -156,13 +183,21 @@ class AsyncQmcClient:
             ),
         )
         self._owns_transport = True
+        self._ledger = None if store is None else _ledger_in(store, self.settings)
 
     def __repr__(self) -> str:
         app_id = self.settings.credentials.app_id
         return f"AsyncQmcClient(app_id={app_id}, base_url={self.settings.base_url!r})"
 
+    @property
+    def store(self) -> Store | None:
+        """Where the ledger is; None where there is none."""
+        return None if self._ledger is None else self._ledger.store
+
     async def __aenter__(self) -> Self:
         self._transport.check_usable()
+        if self._ledger is not None:
+            await self._ledger.open()
         return self
 
     async def __aexit__(
@@ -174,9 +209,18 @@ class AsyncQmcClient:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the connections. A client made by `with_options` leaves them to its original."""
-        if self._owns_transport:
+        """Close the connections and the ledger.
+
+        A client made by `with_options` leaves them to its original.
+        """
+        if not self._owns_transport:
+            return
+        try:
             await self._transport.aclose()
+        finally:
+            # After it, so that what becomes of calls that are being placed is written down.
+            if self._ledger is not None:
+                await self._ledger.aclose()
 
     def with_options(
         self,
@@ -198,7 +242,9 @@ class AsyncQmcClient:
         other._owns_transport = False  # noqa: SLF001 - of the same class
         return other
 
-    async def call(self, caller: str, callee: str, *, out_call_id: str | None = None) -> Call:
+    async def call(
+        self, caller: str, callee: str, *, out_call_id: str | None = None, again: bool = False
+    ) -> Call:
         """Ring the caller, then the callee, and connect them (3.1).
 
         It is sent again only when nothing of it can have left this machine; otherwise a phone
@@ -209,10 +255,16 @@ class AsyncQmcClient:
             callee: who is rung once the caller has answered.
             out_call_id: your name for the call, 1 to 64 characters, which the notification
                 repeats. One is made up when none is given, so that every call can be settled by
-                its notification. Do not put a telephone number into it: it is logged.
+                its notification. Do not put a telephone number into it: it is logged. With a
+                ledger it can be used once, unless the platform refused that call.
+            again: ring although the ledger has a call under this `out_call_id`. To wait for the
+                new one, give `wait_for` the `Call`: under the id the earlier one may be found.
 
         Raises:
             ArgumentError: before anything is sent.
+            DuplicateCall: the ledger has a call under this `out_call_id`; nothing was sent.
+            StoreError: the call could not be written down in the ledger; nothing was sent.
+            ConfigError: the ledger's store cannot be opened; nothing was sent.
             CallOutcomeUnknown: the call may have been placed, and nobody can tell. Do not place
                 it again; the notification that carries its `out_call_id` tells.
             AuthenticationError: credentials, clock or address are not accepted.
@@ -222,11 +274,29 @@ class AsyncQmcClient:
         """
         mode = self.settings.numbers
         out_call_id = check_out_call_id(out_call_id)
-        body = {
-            "caller": check_text(normalise(caller, mode, argument="caller"), "caller"),
-            "callee": check_text(normalise(callee, mode, argument="callee"), "callee"),
-            "outCallId": out_call_id,
-        }
+        caller = check_text(normalise(caller, mode, argument="caller"), "caller")
+        callee = check_text(normalise(callee, mode, argument="callee"), "callee")
+        ledger = self._ledger
+        if ledger is None:
+            return await self._place(caller, callee, out_call_id)
+        self._transport.check_usable()
+        entry = await ledger.write_down(out_call_id, caller, callee, again=again)
+        try:
+            call = await self._place(caller, callee, out_call_id)
+        except CallOutcomeUnknown as error:
+            await ledger.settle(entry, CallState.UNKNOWN, error=str(error))
+            raise
+        except ExchangeError as error:
+            await ledger.settle(entry, CallState.REFUSED, error=str(error))
+            raise
+        except BaseException as error:
+            ledger.settle_soon(entry, CallState.UNKNOWN, error=type(error).__name__)
+            raise
+        await ledger.settle(entry, CallState.PLACED, call_id=call.call_id)
+        return call
+
+    async def _place(self, caller: str, callee: str, out_call_id: str) -> Call:
+        body = {"caller": caller, "callee": callee, "outCallId": out_call_id}
         placed = await self._exchange(CALL, self.settings.base_url + _CALL_PATH, body, out_call_id)
         return Call(
             call_id=placed.result.call_id,

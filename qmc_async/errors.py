@@ -5,6 +5,7 @@
     QmcError
     ├── ConfigError               a setting is missing or malformed: nothing was sent
     ├── ArgumentError             an argument is no good: nothing was sent (also a ValueError)
+    │   └── DuplicateCall            its out_call_id was used before
     ├── ExchangeError             a request to the platform did not end well
     │   ├── TransportError        no usable reply came
     │   │   └── CallOutcomeUnknown   ... to `call`: the telephones may ring all the same
@@ -13,6 +14,7 @@
     │       └── RateLimited
     ├── DecodeError               what came is not what the document describes
     ├── StoreError                the store of notifications did not do what it was asked
+    ├── NotificationMissing       a call will not be reported any more, as far as can be told
     └── RecordingError            a recording could not be fetched whole
 
 Using a client after it was closed, or on a second event loop, is a mistake in the program and
@@ -31,7 +33,9 @@ __all__ = [
     "CallOutcomeUnknown",
     "ConfigError",
     "DecodeError",
+    "DuplicateCall",
     "ExchangeError",
+    "NotificationMissing",
     "QmcError",
     "RateLimited",
     "RecordingError",
@@ -66,6 +70,24 @@ class ArgumentError(QmcError, ValueError):
     def __init__(self, message: str, *, argument: str = "") -> None:
         super().__init__(message)
         self.argument = argument
+
+
+class DuplicateCall(ArgumentError):  # noqa: N818 - it names what the call would have been
+    """A call under this `out_call_id` is in the ledger already; nothing was sent.
+
+    Attributes:
+        out_call_id: ours.
+        call_id: of the call that is there, None where it is not known.
+        state: what the ledger knows of that one: a `CallState`'s value, such as ``placed``.
+    """
+
+    def __init__(
+        self, message: str, *, out_call_id: str = "", call_id: str | None = None, state: str = ""
+    ) -> None:
+        super().__init__(message, argument="out_call_id")
+        self.out_call_id = out_call_id
+        self.call_id = call_id
+        self.state = state
 
 
 class ExchangeError(QmcError):
@@ -162,6 +184,32 @@ class StoreError(QmcError):
     def __init__(self, message: str, *, temporary: bool = True) -> None:
         super().__init__(message)
         self.temporary = temporary
+
+
+class NotificationMissing(QmcError):  # noqa: N818 - it names what became of the notification
+    """No notification of the call came by its deadline, and the watchdog has given it up.
+
+    One that comes later all the same is kept and handled, and then `wait_for` returns it.
+
+    Attributes:
+        call_id: the platform's, None where it is not known.
+        out_call_id: ours.
+        outcome: ``inferred`` where the call has a recording, and so was connected and has ended;
+            ``missing`` where nothing is known of it.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        call_id: str | None = None,
+        out_call_id: str | None = None,
+        outcome: str = "",
+    ) -> None:
+        super().__init__(message)
+        self.call_id = call_id
+        self.out_call_id = out_call_id
+        self.outcome = outcome
 
 
 class RecordingError(QmcError):

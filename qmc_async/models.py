@@ -20,12 +20,15 @@ __all__ = [
     "RECORDING_LIFETIME",
     "Call",
     "CallResult",
+    "CallState",
     "Conflict",
     "Disconnected",
     "Envelope",
     "Event",
     "FileResult",
+    "LedgerEntry",
     "Notification",
+    "Overdue",
     "Reason",
     "Recording",
     "RecordingResult",
@@ -176,7 +179,74 @@ class Conflict:
     second: Disconnected
 
 
-Event: TypeAlias = Disconnected | UnknownNotification | Conflict
+class CallState(enum.StrEnum):
+    """What the ledger knows of a call."""
+
+    PLACING = "placing"
+    """Written down, and perhaps sent: the process may have died before the platform answered."""
+    PLACED = "placed"
+    """The platform has accepted it."""
+    REFUSED = "refused"
+    """It was not placed, and no telephone rang."""
+    UNKNOWN = "unknown"
+    """It may have been placed, and no answer says so: see `CallOutcomeUnknown`."""
+    ENDED = "ended"
+    """Its notification has come."""
+    INFERRED = "inferred"
+    """No notification came in time, but there is a recording: so it was connected, and ended."""
+    MISSING = "missing"
+    """No notification came in time, and nothing else tells what became of it."""
+
+
+@frozen(kw_only=True)
+class LedgerEntry:
+    """A call as the ledger has it, written down before anything of it was sent.
+
+    Attributes:
+        out_call_id: ours, which the notification repeats.
+        call_id: the platform's ``callidentifier``; None until it is known.
+        caller: masked, unless the client was told to keep numbers whole.
+        callee: the same.
+        state: see `CallState`.
+        placed_at: when the platform accepted it or, before that, when it was written down, in
+            UTC+8, by the clock of the store.
+        changed_at: when the state was last written, in UTC+8. An end that the notification tells
+            need not be written: then it is when that came.
+        error: why it was refused, or is unknown; empty otherwise.
+    """
+
+    out_call_id: str
+    call_id: str | None
+    caller: str = field(repr=mask_in_text)
+    callee: str = field(repr=mask_in_text)
+    state: CallState
+    placed_at: datetime
+    changed_at: datetime
+    error: str = ""
+
+
+@frozen(kw_only=True)
+class Overdue:
+    """No notification of a call came by its deadline, and none can be asked for.
+
+    Its recording was looked for. A notification that comes later is delivered as any other, and is
+    what `wait_for` returns from then on.
+
+    Attributes:
+        out_call_id: ours.
+        call_id: the platform's ``callidentifier``; None where the platform's answer was lost.
+        placed_at: as in the `LedgerEntry`.
+        outcome: `CallState.INFERRED` where there is a recording, so that the call was connected
+            and has ended, but not when; otherwise `CallState.MISSING`.
+    """
+
+    out_call_id: str
+    call_id: str | None
+    placed_at: datetime
+    outcome: CallState
+
+
+Event: TypeAlias = Disconnected | UnknownNotification | Conflict | Overdue
 """What a handler can be registered for."""
 
 

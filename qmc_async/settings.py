@@ -12,6 +12,8 @@ variable                   argument               meaning
 ``QMC_DEADLINE``           ``deadline``           seconds for all attempts and waits together
 ``QMC_MAX_RETRIES``        ``max_retries``        attempts after the first
 ``QMC_NUMBERS``            ``numbers``            ``strict``, ``lenient`` or ``off``
+``QMC_MISSING_AFTER``      ``missing_after``      seconds until a notification is overdue
+``QMC_LEDGER_NUMBERS``     ``ledger_numbers``     ``masked`` or ``whole``, in the ledger
 ``QMC_RECORDING_NETWORKS`` ``recording_networks`` networks such as ``10.0.0.0/8``, with commas,
                                                   that recordings may be fetched from
 ========================== ====================== ============================================
@@ -23,7 +25,7 @@ import ipaddress
 import math
 import os
 import re
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar, cast, get_args
 from urllib.parse import urlsplit
 
 from attrs import evolve, frozen
@@ -40,11 +42,16 @@ __all__ = ["BASE_URL", "RECORD_BASE_URL", "RECORD_PATH", "Settings", "whole_url"
 
 T = TypeVar("T")
 
+LedgerNumbers: TypeAlias = Literal["masked", "whole"]
+"""How telephone numbers are written down in the ledger."""
+
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 BASE_URL: Final = "http://api.v3.quanmayun.com:9090"
 RECORD_BASE_URL: Final = "http://record.v3.quanmayun.com:9090"
 RECORD_PATH: Final = "/api/qmc-cdr/openapi/v1/record"
+
+_LONGEST_CALL: Final = 2 * 86400.0  # seconds
 
 _LABEL = r"(?!-)[a-z0-9_-]{1,63}(?<!-)"
 # A name, or four numbers: what ends in a number and is no address is neither.
@@ -71,6 +78,8 @@ class Settings:
     deadline: float
     max_retries: int
     numbers: NumberMode
+    missing_after: float
+    ledger_numbers: LedgerNumbers
     recording_networks: tuple[Network, ...]
 
     @classmethod
@@ -86,6 +95,8 @@ class Settings:
         deadline: float | None = None,
         max_retries: int | None = None,
         numbers: NumberMode | None = None,
+        missing_after: float | None = None,
+        ledger_numbers: LedgerNumbers | None = None,
         recording_networks: str | Iterable[str | Network] | None = None,
         environ: Mapping[str, str] = os.environ,
     ) -> Settings:
@@ -110,6 +121,8 @@ class Settings:
             deadline=pick("deadline", deadline, _positive_seconds, 30.0),
             max_retries=pick("max_retries", max_retries, _count, 2),
             numbers=pick("numbers", numbers, _number_mode, "lenient"),
+            missing_after=pick("missing_after", missing_after, _missing_after, 7200.0),
+            ledger_numbers=pick("ledger_numbers", ledger_numbers, _ledger_numbers, "masked"),
             recording_networks=pick("recording_networks", recording_networks, _networks, ""),
         )
 
@@ -224,6 +237,22 @@ def _positive_seconds(value: float | str) -> float:
     if not 0 < seconds < math.inf:
         raise problem
     return seconds
+
+
+def _missing_after(value: float | str) -> float:
+    seconds = _positive_seconds(value)
+    if seconds > _LONGEST_CALL:
+        raise ValueError(
+            f"it must be at most {_LONGEST_CALL:g} seconds: recordings are gone after three days"
+        )
+    return seconds
+
+
+def _ledger_numbers(value: object) -> LedgerNumbers:
+    for known in get_args(LedgerNumbers):
+        if value == known:
+            return cast("LedgerNumbers", known)
+    raise ValueError("it must be masked or whole")
 
 
 def _networks(value: str | Iterable[str | Network]) -> tuple[Network, ...]:

@@ -13,6 +13,8 @@ import enum
 import hashlib
 import hmac
 import logging
+import re
+import secrets
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import cached_property
@@ -23,7 +25,14 @@ from attrs import field, frozen
 from qmc_async.errors import ArgumentError
 from qmc_async.models import BEIJING
 
-__all__ = ["TOLERANCE", "Credentials", "PlatformClock", "Refusal", "Signer"]
+__all__ = [
+    "TOLERANCE",
+    "Credentials",
+    "PlatformClock",
+    "Refusal",
+    "Signer",
+    "seconds_ahead",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +44,7 @@ _FIRST_YEAR, _LAST_YEAR = 2020, 2100
 _LONG_MAX = 2**63 - 1
 _LONG_DIGITS = len(str(_LONG_MAX))  # `int` of a stranger's digits must stay short: it may raise
 _PARTS = 3
+_PROBE = re.compile(rf"(([0-9]{{1,{_LONG_DIGITS}}}):[0-9a-f]{{32}}):([0-9a-f]{{64}})")
 
 
 class Refusal(enum.Enum):
@@ -92,6 +102,29 @@ class Credentials:
     app_secret: str = field(repr=False, validator=_check_secret)
 
 
+def seconds_ahead(date: str, sent: float, received: float) -> float | None:
+    """How many seconds the clock behind a ``Date`` header is ahead of this machine's.
+
+    Args:
+        date: the header's value.
+        sent: this machine's Unix time in seconds when the request left.
+        received: the same when the reply's head came.
+
+    Returns:
+        Half a second coarse at best; negative where it is behind, None where it cannot be read.
+    """
+    try:
+        parsed = parsedate_to_datetime(date)
+    except (ValueError, OverflowError):
+        return None
+    # HTTP's dates are in UTC: asctime's form has no zone, and "-0000" is read as none.
+    parsed = parsed.replace(tzinfo=parsed.tzinfo or UTC)
+    if not _FIRST_YEAR <= parsed.year <= _LAST_YEAR:
+        return None
+    # The header drops the fraction of the second, which is half a second on average.
+    return parsed.timestamp() + 0.5 - (sent + received) / 2
+
+
 class PlatformClock:
     """How far the platform's clock is from this machine's, learned from its ``Date`` headers.
 
@@ -121,16 +154,9 @@ class PlatformClock:
         if date == self._last_date or not 0 <= received - sent <= self.threshold:
             return
         self._last_date = date
-        try:
-            parsed = parsedate_to_datetime(date)
-        except (ValueError, OverflowError):
+        apart = seconds_ahead(date, sent, received)
+        if apart is None:
             return
-        # HTTP's dates are in UTC: asctime's form has no zone, and "-0000" is read as none.
-        parsed = parsed.replace(tzinfo=parsed.tzinfo or UTC)
-        if not _FIRST_YEAR <= parsed.year <= _LAST_YEAR:
-            return
-        # The header drops the fraction of the second, which is half a second on average.
-        apart = parsed.timestamp() + 0.5 - (sent + received) / 2
         self.offset = apart if abs(apart) > self.threshold else 0.0
         if self.offset and not self._warned:
             self._warned = True
@@ -228,6 +254,41 @@ class Signer:
         key = self.credentials.app_secret.encode()
         token = hmac.digest(key, purpose, "sha256")
         return base64.urlsafe_b64encode(token).rstrip(b"=").decode()
+
+    def probe(self, now: float) -> str:
+        """Make what asks a callback server whether it has the same secret.
+
+        Args:
+            now: this machine's Unix time in seconds.
+        """
+        question = f"{round(now * 1000)}:{secrets.token_hex(16)}"
+        return f"{question}:{self._mark('probe', question)}"
+
+    def answer_probe(self, probe: str, now: float) -> str | None:
+        """Answer a probe as only who has the secret can; None to one of a stranger, or an old one.
+
+        Args:
+            probe: as it came; no input raises.
+            now: this machine's Unix time in seconds.
+        """
+        found = _PROBE.fullmatch(probe)
+        if found is None:
+            return None
+        question, timestamp, mark = found.groups()
+        if not hmac.compare_digest(mark, self._mark("probe", question)):
+            return None
+        # Who asks may be this machine, whose clock is wrong, or another one with a right clock.
+        apart = min(abs(int(timestamp) / 1000 - time) for time in (now, self.clock.time(now)))
+        return None if apart > TOLERANCE.total_seconds() else self._mark("answer", question)
+
+    def is_answer(self, answer: str, probe: str) -> bool:
+        """Whether it is what `answer_probe` says to a probe of ours."""
+        question = probe.rpartition(":")[0]
+        return hmac.compare_digest(answer.encode(), self._mark("answer", question).encode())
+
+    def _mark(self, label: str, question: str) -> str:
+        message = f"qmc-async {label} {self.credentials.app_id} {question}".encode()
+        return hmac.digest(self.credentials.app_secret.encode(), message, "sha256").hex()
 
     def _digest(self, timestamp: str) -> str:
         plain = f"{self.credentials.app_id}:{self.credentials.app_secret}:{timestamp}"

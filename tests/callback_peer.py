@@ -133,9 +133,9 @@ async def post_to(server: CallbackServer, body: bytes, *headers: str, **how: Any
     return await exchange(port_of(server), request_bytes(body, *headers, **how))
 
 
-async def until(condition: Callable[[], object]) -> None:
+async def until(condition: Callable[[], object], seconds: float = 20) -> None:
     """Wait for a condition, until it is clear that it hangs."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - any condition
             await asyncio.sleep(0.002)
 

@@ -5,20 +5,24 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 from callback_peer import body_of, until
 from conformance import ids_in, on_mariadb, on_postgresql, on_servers, replica
+from ledger_support import place
 from sqlalchemy import create_engine, event, inspect, make_url, text
 from store_support import Process, database_of, hurry_spool, keep, names_in, never_late, put_of
 
 from qmc_async import CallbackServer, ConfigError
+from qmc_async.models import CallState
 from qmc_async.store import Kind, Store, schema, server_database
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator, Mapping
     from pathlib import Path
 
     from database_servers import TestDatabase
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
 
 TABLES = {"qmc_events", "qmc_deliveries", "qmc_calls", "qmc_schema"}
 VERSION = "SELECT version FROM qmc_schema"
+NOW = schema.VERSION
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +60,9 @@ def _indexes(database: TestDatabase) -> set[str | None]:
 
 INDEXES = {"qmc_events_out_call_id", "qmc_events_unrouted", "qmc_events_received_at"} | {
     "qmc_deliveries_due",
-    "qmc_calls_call_id",
+    "qmc_calls_call_key",
+    "qmc_calls_due",
+    "qmc_calls_placed_at",
 }
 
 
@@ -102,7 +109,7 @@ async def test_a_newer_version_while_it_runs(
         database_of(store).close()  # as after a failure
         assert await store.keep(put_of(body_of()), never_late) is None
         assert "newer version of qmc-async" in caplog.text
-        database.execute("UPDATE qmc_schema SET version = 1")
+        database.execute("UPDATE qmc_schema SET version = ?", NOW)
         await until(lambda: not store.problems)
     assert ids_in(database, "SELECT event_id FROM qmc_events") == ["4711"]
 
@@ -141,6 +148,32 @@ async def test_looking_beside_a_server(database: TestDatabase, tmp_path: Path) -
 # --- upgrades ----------------------------------------------------------------------------------
 
 
+@contextmanager
+def _dying(store: Store, words: tuple[str, ...], after: int) -> Generator[None]:
+    """Fail after so many of the statements that begin with one of these words."""
+    made: list[str] = []
+
+    def die(*arguments: object) -> None:
+        if str(arguments[2]).strip().startswith(words):
+            made.append(str(arguments[2]))
+            if len(made) == after:
+                raise RuntimeError("killed")
+
+    engine = database_of(store)._made
+    event.listen(engine, "after_cursor_execute", die)
+    yield
+    event.remove(engine, "after_cursor_execute", die)
+
+
+def _know(
+    patch: pytest.MonkeyPatch, version: int, upgrades: Mapping[int, Callable[[Connection], None]]
+) -> None:
+    """Be a version of this library that is to come."""
+    for module in (schema, server_database):
+        patch.setattr(module, "VERSION", version)
+    patch.setattr(schema, "UPGRADES", upgrades)
+
+
 def _add(column: str) -> Callable[[Connection], None]:
     def upgrade(connection: Connection) -> None:
         connection.execute(text(f"ALTER TABLE qmc_calls ADD COLUMN {column} INTEGER"))
@@ -155,13 +188,11 @@ async def test_older_tables_are_upgraded(
     """One version after the other, from where they stand, with what is in them."""
     async with Store(database.url, patience=30) as store:
         await keep(store, body_of())
-    monkeypatch.setattr(schema, "VERSION", 3)
-    monkeypatch.setattr(server_database, "VERSION", 3)
-    monkeypatch.setattr(schema, "UPGRADES", {1: _add("two"), 2: _add("three")})
+    _know(monkeypatch, NOW + 2, {NOW: _add("one"), NOW + 1: _add("two")})
     async with Store(database.url, patience=30) as store:
         assert (await keep(store, body_of())).kind is None
-    assert database.select(VERSION) == [(3,)]
-    assert database.select("SELECT two, three FROM qmc_calls") == []
+    assert database.select(VERSION) == [(NOW + 2,)]
+    assert database.select("SELECT one, two FROM qmc_calls") == []
 
 
 def _mistake(connection: Connection) -> None:
@@ -176,12 +207,10 @@ async def test_an_upgrade_that_fails(
     async with Store(database.url, patience=30) as store:
         await keep(store, body_of())
     with monkeypatch.context() as patch:
-        patch.setattr(schema, "VERSION", 2)
-        patch.setattr(server_database, "VERSION", 2)
-        patch.setattr(schema, "UPGRADES", {1: _mistake})
+        _know(patch, NOW + 1, {NOW: _mistake})
         with pytest.raises(ConfigError, match="qmc_nothing"):
             await Store(database.url).open()
-    assert database.select(VERSION) == [(1,)]
+    assert database.select(VERSION) == [(NOW,)]
     async with Store(database.url, patience=30) as store:
         assert (await keep(store, body_of())).kind is None
 
@@ -193,13 +222,74 @@ async def test_an_upgrade_that_fails_leaves_the_tables(
     """All or nothing, where the database can: MySQL commits each change of a table at once."""
     async with Store(database.url):
         pass
-    monkeypatch.setattr(schema, "VERSION", 3)
-    monkeypatch.setattr(server_database, "VERSION", 3)
-    monkeypatch.setattr(schema, "UPGRADES", {1: _add("two"), 2: _mistake})
+    _know(monkeypatch, NOW + 2, {NOW: _add("one"), NOW + 1: _mistake})
     with pytest.raises(ConfigError, match="qmc_nothing"):
         await Store(database.url).open()
     columns = "SELECT column_name FROM information_schema.columns WHERE table_name = 'qmc_calls'"
-    assert "two" not in ids_in(database, columns)
+    assert "one" not in ids_in(database, columns)
+
+
+VERSION_1 = """
+DROP TABLE qmc_calls;
+CREATE TABLE qmc_calls (
+    out_call_id VARCHAR(250) NOT NULL PRIMARY KEY, call_id VARCHAR(250),
+    caller VARCHAR(32) NOT NULL, callee VARCHAR(32) NOT NULL, state VARCHAR(16) NOT NULL,
+    placed_at BIGINT NOT NULL, changed_at BIGINT NOT NULL
+);
+CREATE INDEX qmc_calls_call_id ON qmc_calls (call_id);
+UPDATE qmc_schema SET version = 1
+"""
+"""What makes the tables those of the first release: they had another `qmc_calls`."""
+
+
+async def _use_as_the_first_release(database: TestDatabase) -> list[object]:
+    async with Store(database.url, patience=30) as store:
+        await keep(store, body_of("4711", outCallId="order-1"), {"handler": False})
+        await keep(store, b"\xff\0")
+    for statement in VERSION_1.split(";"):
+        database.execute(statement)
+    return _kept_in(database)
+
+
+def _kept_in(database: TestDatabase) -> list[object]:
+    tables = ("qmc_events", "qmc_deliveries")
+    return [database.select(f"SELECT * FROM {table} ORDER BY 1") for table in tables]  # noqa: S608 - no input
+
+
+async def _check_ledger(store: Store) -> None:
+    """A call can be written down, and its end is known by what version 1 has kept."""
+    await place(store, "4711", "order-1")
+    entry = await store.ledger_entry(out_call_id="order-1")
+    assert entry is not None
+    assert entry.state is CallState.ENDED
+
+
+@on_servers
+async def test_tables_of_the_first_release(database: TestDatabase) -> None:
+    """Events and deliveries stay as they are; the ledger is made, with all of its indexes."""
+    before = await _use_as_the_first_release(database)
+    async with Store(database.url, patience=30) as store:
+        assert _kept_in(database) == before
+        assert database.select(VERSION) == [(NOW,)]
+        assert _indexes(database) >= INDEXES
+        assert "qmc_calls_call_id" not in _indexes(database)
+        await _check_ledger(store)
+
+
+@on_servers
+@pytest.mark.parametrize("after", [1, 2, 3, 5])
+async def test_who_dies_while_making_the_ledger(database: TestDatabase, after: int) -> None:
+    """Whoever comes next makes it, wherever that was: MySQL takes no table back."""
+    before = await _use_as_the_first_release(database)
+    store = Store(database.url, patience=30)
+    with _dying(store, ("DROP", "CREATE"), after), pytest.raises(RuntimeError, match="killed"):
+        await store.open()
+    assert database.select(VERSION) == [(1,)]
+    async with store:
+        assert _kept_in(database) == before
+        assert _indexes(database) >= INDEXES
+        await _check_ledger(store)
+    assert database.select(VERSION) == [(NOW,)]
 
 
 # --- several at once ---------------------------------------------------------------------------
@@ -231,7 +321,7 @@ def test_processes_make_the_tables_together(database: TestDatabase) -> None:
     assert [process.line() for process in processes] == ["done"] * 2
     for process in processes:
         process.end()
-    assert database.select(VERSION) == [(1,)]
+    assert database.select(VERSION) == [(NOW,)]
     assert _tables(database) == TABLES
     assert _indexes(database) >= INDEXES
 
@@ -242,25 +332,43 @@ async def test_many_that_start_at_once(
     database: TestDatabase, monkeypatch: pytest.MonkeyPatch, found: str
 ) -> None:
     """The tables are made, or upgraded, once; whoever comes later waits, and finds it done."""
-    if found == "nothing":
-        version = 1
-    else:
-        version = 2
+    version = NOW
+    if found != "nothing":
+        version = NOW + 1
         async with Store(database.url):
             database.execute("CREATE TABLE qmc_upgrades (n INTEGER)")
 
         def upgrade(connection: Connection) -> None:
             connection.execute(text("INSERT INTO qmc_upgrades VALUES (1)"))
 
-        for module in (schema, server_database):
-            monkeypatch.setattr(module, "VERSION", 2)
-        monkeypatch.setattr(schema, "UPGRADES", {1: upgrade})
+        _know(monkeypatch, version, {NOW: upgrade})
     stores = [Store(database.url) for _ in range(5)]
     await asyncio.gather(*(store.open() for store in stores))
     await asyncio.gather(*(store.close() for store in stores))
     assert database.select(VERSION) == [(version,)]
-    if version > 1:
+    if version > NOW:
         assert database.select("SELECT count(*) FROM qmc_upgrades") == [(1,)]
+
+
+@on_servers
+async def test_a_first_start_whose_commit_is_slow(database: TestDatabase) -> None:
+    """Whoever starts meanwhile waits until that is done, and does not do it again."""
+    first, second = Store(database.url), Store(database.url)
+    slept: list[bool] = []
+
+    def sleep(connection: Connection) -> None:
+        if not slept and inspect(connection).has_table("qmc_schema"):
+            slept.append(True)
+            time.sleep(1)
+
+    event.listen(database_of(first)._made, "commit", sleep)
+    starting = asyncio.ensure_future(first.open())
+    await until(lambda: slept)
+    await asyncio.gather(starting, second.open())
+    await asyncio.gather(first.close(), second.close())
+    assert database.select(VERSION) == [(NOW,)]
+    async with Store(database.url) as store:
+        assert await store.count_pending() == 0
 
 
 @on_postgresql
@@ -306,28 +414,17 @@ async def test_who_waits_for_an_upgrade_in_vain(
 
 
 @on_mariadb
-@pytest.mark.parametrize("after", [1, 2, 4, 7])
+@pytest.mark.parametrize("after", [1, 2, 4, 7, 12])
 async def test_who_dies_while_making_the_tables(database: TestDatabase, after: int) -> None:
     """Whoever comes next goes on, wherever that was: MySQL takes no table back."""
-    made: list[str] = []
-
-    def die(*arguments: object) -> None:
-        if str(arguments[2]).strip().startswith("CREATE"):
-            made.append(str(arguments[2]))
-            if len(made) == after:
-                raise RuntimeError("killed")
-
     store = Store(database.url, patience=30)
-    engine = vars(store)["_database"]._made
-    event.listen(engine, "after_cursor_execute", die)
-    with pytest.raises(RuntimeError, match="killed"):
+    with _dying(store, ("CREATE",), after), pytest.raises(RuntimeError, match="killed"):
         await store.open()
-    event.remove(engine, "after_cursor_execute", die)
     async with store:
         assert (await keep(store, body_of())).kind is Kind.DISCONNECTED
     assert _tables(database) == TABLES
     assert _indexes(database) >= INDEXES
-    assert database.select(VERSION) == [(1,)]
+    assert database.select(VERSION) == [(NOW,)]
 
 
 # --- what a user may not do --------------------------------------------------------------------

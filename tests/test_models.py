@@ -16,10 +16,13 @@ from qmc_async.models import (
     RECORDING_LIFETIME,
     Call,
     CallResult,
+    CallState,
     Conflict,
     Disconnected,
     Envelope,
     FileResult,
+    LedgerEntry,
+    Overdue,
     Reason,
     Recording,
     RecordingResult,
@@ -64,6 +67,16 @@ _ALL: list[Any] = [
     Envelope(code=500, msg=_HIDDEN, data={"x": _HIDDEN}),
     CallResult(call_id="1"),
     FileResult(file_url=f"http://x/{_HIDDEN}"),
+    LedgerEntry(
+        out_call_id="order-42",
+        call_id="1",
+        caller=_HIDDEN,
+        callee=_HIDDEN,
+        state=CallState.PLACED,
+        placed_at=_NOW,
+        changed_at=_NOW,
+    ),
+    Overdue(out_call_id="order-42", call_id="1", placed_at=_NOW, outcome=CallState.MISSING),
 ]
 
 

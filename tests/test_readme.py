@@ -26,6 +26,7 @@ PROGRAMS = list(Sybil(parsers=[PythonCodeBlockParser()]).parse(README))
 EXPECTED = {
     "A whole program": "order-42 CalleeBusy",
     "No notification is lost": "given up: bill Reject: nobody talked",
+    "Every call is accounted for": "no need to wait any longer: inferred",
     "Nobody's telephone rings twice": "it was placed after all, and ended with HangUp",
     "Recordings": "saved as call.wav",
     "The sandbox": "they talked for 0:59:53",

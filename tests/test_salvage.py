@@ -85,7 +85,7 @@ def _break_page(path: Path, page: int, size: int = 4096) -> None:
 
 
 async def _salvaged(store: Store, caplog: pytest.LogCaptureFixture, times: int = 1) -> None:
-    await until(lambda: caplog.text.count("events were copied from") >= times)
+    await until(lambda: caplog.text.count("events and calls were copied from") >= times)
     assert "set_aside" in store.problems
 
 
@@ -157,7 +157,7 @@ async def test_what_can_be_read_is_copied(tmp_path: Path, caplog: pytest.LogCapt
     async with store_in(tmp_path) as store:
         await keep(store, body_of("after"), {"handler": True})
         await _salvaged(store, caplog)
-        assert f"{COUNT + 4} events were copied" in caplog.text
+        assert f"{COUNT + 4} events and calls were copied" in caplog.text
     after = [row for row in _rows(tmp_path / "qmc.db") if row[0] != "after"]
     assert after == before
 
@@ -235,8 +235,8 @@ async def test_a_file_that_is_broken_at_start(
     _break_page(tmp_path / "qmc.db", root - 1)
     async with alone(store=url_in(tmp_path)) as there:
         assert (await there.post(body_of("after"))).body == SUCCESS
-        await until(lambda: "events were copied from" in caplog.text)
-        assert f"{COUNT + 4} events were copied" in caplog.text
+        await until(lambda: "events and calls were copied from" in caplog.text)
+        assert f"{COUNT + 4} events and calls were copied" in caplog.text
         assert "set_aside" in there.server.problems
         await until(lambda: "after" in {one.call_id for one in there.ended})
     ids = {row[0] for row in _rows(tmp_path / "qmc.db")}

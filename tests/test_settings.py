@@ -34,6 +34,8 @@ TABLE: list[tuple[str, str, object, object, object]] = [
     ("deadline", "1e2", 100.0, 3, 30.0),
     ("max_retries", "5", 5, 0, 2),
     ("numbers", "strict", "strict", "off", "lenient"),
+    ("missing_after", "90.5", 90.5, 172_800, 7200.0),
+    ("ledger_numbers", "whole", "whole", "masked", "masked"),
     (
         "recording_networks",
         "10.0.0.0/8, fd00::/8",
@@ -143,11 +145,13 @@ MALFORMED: list[tuple[str, str]] = [
     ),
     *(
         (name, text)
-        for name in ("timeout", "deadline")
+        for name in ("timeout", "deadline", "missing_after")
         for text in ("0", "-1", "nan", "inf", "-inf", "1e999", "x", "1,5", "10s")
     ),
+    ("missing_after", "172800.1"),  # two days; recordings are gone after three
     *(("max_retries", text) for text in ("-1", "1.0", "x", "1000", "٣", "+1", "1_0")),
     *(("numbers", text) for text in ("Strict", "none", "on")),
+    *(("ledger_numbers", text) for text in ("Masked", "off", "whole,masked")),
     *(
         ("recording_networks", text)
         for text in (
@@ -190,9 +194,11 @@ def test_malformed(name: str, text: str) -> None:
         ),
         *(
             (name, wrong)
-            for name in ("timeout", "deadline")
+            for name in ("timeout", "deadline", "missing_after")
             for wrong in (True, False, 0, -1, math.nan, math.inf, 10**400, NO_LIST, 1j, b"1")
         ),
+        ("missing_after", 172_801),
+        *(("ledger_numbers", wrong) for wrong in ("", 5, NO_LIST, True)),
         *(
             ("recording_networks", wrong)
             for wrong in (5, True, 1.5, b"10.0.0.0/8", ["10.0.0.1/8"], [10], [None], [b"10"])

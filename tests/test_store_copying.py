@@ -43,7 +43,7 @@ async def _copy(store: Store, path: Path, caplog: pytest.LogCaptureFixture) -> i
     caplog.clear()
     private: Any = store
     await private._copy_over(path)
-    [count] = re.findall(r"(\d+) events were copied from", caplog.text)
+    [count] = re.findall(r"(\d+) events and calls were copied from", caplog.text)
     return int(count)
 
 
@@ -242,7 +242,7 @@ async def test_a_mistake_of_ours(
             await until(lambda: "was given up" in caplog.text)
     async with store_in(tmp_path) as store:
         assert "set_aside" in store.problems
-        await until(lambda: "10 events were copied from" in caplog.text)
+        await until(lambda: "10 events and calls were copied from" in caplog.text)
         await until(lambda: f"{aside.name}.copied" in names_in(tmp_path))
     caplog.clear()
     async with store_in(tmp_path) as store:

@@ -150,7 +150,7 @@ async def test_what_is_set_aside(tmp_path: Path, caplog: pytest.LogCaptureFixtur
 
         database._transact = fail
         assert await store.keep(put_of(UNKNOWN), lambda _: None)
-        await until(lambda: "1 events were copied from" in caplog.text)
+        await until(lambda: "1 events and calls were copied from" in caplog.text)
     assert select_in(tmp_path, "SELECT count(*) FROM qmc_events")[0][0] >= 1
     assert (folder / "dead.damaged").exists()
 

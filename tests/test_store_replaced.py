@@ -52,7 +52,7 @@ async def test_nothing_of_it_is_lost(
             if what == "replaced":
                 shutil.copy(other / "qmc.db", folder / "qmc.db")
         assert await store.keep(put_of(body_of("after")), lambda _: None)
-        await until(lambda: "2 events were copied from" in caplog.text)
+        await until(lambda: "2 events and calls were copied from" in caplog.text)
         assert "set_aside" in store.problems
         expected = {"done", "pending", "after"}
         if what == "replaced":

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Mapping
 
     from qmc_async.callback.waiting import Waiting
+    from qmc_async.models import Overdue
 
 END = datetime(2023, 8, 29, 0, 52, 10, tzinfo=UTC)
 CALL = Call(call_id="4711", out_call_id="order-42", placed_at=END)
@@ -184,7 +185,7 @@ class Racing(Store):
 
     async def find(
         self, call_ids: Collection[str] = (), out_call_ids: Collection[str] = ()
-    ) -> tuple[Mapping[str, Disconnected], Mapping[str, Disconnected]]:
+    ) -> tuple[Mapping[str, Disconnected | Overdue], Mapping[str, Disconnected | Overdue]]:
         """Look before, or after, the pause."""
         known = await super().find(call_ids, out_call_ids)
         self.looked.set()

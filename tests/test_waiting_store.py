@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Generator, Mapping
     from pathlib import Path
 
+    from qmc_async.models import Overdue
+
 WAYS: list[dict[str, Any]] = [{"call": "4711"}, {"out_call_id": "order-42"}]
 BODY = body_of(outCallId="order-42")
 
@@ -125,7 +127,7 @@ class Failing(Store):
 
     async def find(
         self, call_ids: Collection[str] = (), out_call_ids: Collection[str] = ()
-    ) -> tuple[Mapping[str, Disconnected], Mapping[str, Disconnected]]:
+    ) -> tuple[Mapping[str, Disconnected | Overdue], Mapping[str, Disconnected | Overdue]]:
         """Fail."""
         self._fail()
         return await super().find(call_ids, out_call_ids)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 
 from attrs import Attribute, field, frozen
 
 from qmc_async.errors import ArgumentError
+from qmc_async.models import LedgerEntry
 from qmc_async.retry import full_jitter
 from qmc_async.store.records import LONGEST_DELAY
 
-__all__ = ["Delivery", "Reject", "Retry"]
+__all__ = ["Delivery", "Postpone", "Reject", "Retry"]
 
 
 class Reject(Exception):  # noqa: N818 - what a handler does, not what went wrong
@@ -19,6 +21,34 @@ class Reject(Exception):  # noqa: N818 - what a handler does, not what went wron
 
     It becomes a dead letter at once; no other attempt is made.
     """
+
+
+class Postpone(Exception):  # noqa: N818 - what a handler does, not what went wrong
+    """Raised by a handler that cannot do its work yet: it gets the event again later.
+
+    That counts as no attempt, so that a handler may do so as often as it wants; and it is no
+    error, so that nothing is logged but a line at level DEBUG.
+
+    Args:
+        delay: seconds until then, above 0, at most six hours.
+        why: for who looks at what waits, as `qmc events show` does.
+
+    Raises:
+        ArgumentError: the delay is out of its range.
+    """
+
+    def __init__(self, delay: float, why: str = "") -> None:
+        _check_delay(delay, "delay")
+        super().__init__(delay, why)
+        self.delay = delay
+        self.why = why
+
+    def __str__(self) -> str:
+        return self.why or f"by {self.delay:g} s"
+
+
+async def _no_entry() -> None:
+    return None
 
 
 @frozen(kw_only=True)
@@ -37,13 +67,30 @@ class Delivery:
     attempt: int
     first_seen: datetime
     idempotency_key: str
+    _find_entry: Callable[[], Awaitable[LedgerEntry | None]] = field(
+        default=_no_entry, alias="find_entry", repr=False, eq=False
+    )
+
+    async def entry(self) -> LedgerEntry | None:
+        """What the ledger knows of the event's call: who was called, by which `out_call_id`.
+
+        None where there is no such call: no ledger is kept, or not in this store.
+
+        Raises:
+            StoreError: the store did not answer.
+        """
+        return await self._find_entry()
 
 
 def _seconds(_: object, attribute: Attribute[float], value: float) -> None:
+    _check_delay(value, attribute.name)
+
+
+def _check_delay(value: float, name: str) -> None:
     if isinstance(value, bool) or not 0 < value <= LONGEST_DELAY or math.isnan(value):
         raise ArgumentError(
-            f"{attribute.name}: it must be a number of seconds above 0, at most {LONGEST_DELAY:g}",
-            argument=attribute.name,
+            f"{name}: it must be a number of seconds above 0, at most {LONGEST_DELAY:g}",
+            argument=name,
         )
 
 

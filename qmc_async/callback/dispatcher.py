@@ -17,12 +17,14 @@ import math
 import time
 from collections import Counter, OrderedDict
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from attrs import evolve
 
-from qmc_async.callback.delivery import Delivery, Reject
+from qmc_async.callback.delivery import Delivery, Postpone, Reject
 from qmc_async.errors import StoreError
+from qmc_async.models import Conflict
 from qmc_async.numbers import mask_in_text
 from qmc_async.store.records import LEASE, Claim, Kind, Outcome, Poll, Put, State, from_milliseconds
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
 
     from qmc_async.callback.handlers import Handler, Handlers
+    from qmc_async.models import Event, LedgerEntry
     from qmc_async.store import Store
     from qmc_async.store.records import Kept, Receipt
 
@@ -137,7 +140,7 @@ class Dispatcher:
         """Start the handlers of an event that could not be kept: once, and nobody knows later."""
         for name in self._handlers.wanting(receipt.event):
             claim = receipt.claim(name, fence=0)
-            self._run(_attempt(self._handlers.by_name[name], claim), name)
+            self._run(self._attempt(self._handlers.by_name[name], claim), name)
 
     async def stop(self, end: float) -> None:
         """Let the running handlers end, and give back what they hold.
@@ -202,7 +205,7 @@ class Dispatcher:
         # Given back, unless it gets as far as to be settled.
         outcome = Outcome(claim, State.PENDING)
         try:
-            outcome = await _attempt(handler, claim)
+            outcome = await self._attempt(handler, claim)
             await self._settle(outcome)
         except BaseException:
             if not self._stopping:
@@ -212,6 +215,21 @@ class Dispatcher:
             raise
         finally:
             self._held.pop(claim.key, None)
+
+    async def _attempt(self, handler: Handler, claim: Claim) -> Outcome:
+        delivery = Delivery(
+            attempt=claim.attempts + 1,
+            first_seen=from_milliseconds(claim.receipt.received_at),
+            idempotency_key=f"{claim.event_id}:{handler.name}",
+            find_entry=partial(self._find_entry, claim.event),
+        )
+        return await _attempt(handler, claim, delivery)
+
+    async def _find_entry(self, event: Event) -> LedgerEntry | None:
+        report = event.second if isinstance(event, Conflict) else event
+        return await self._store.ledger_entry(
+            call_id=report.call_id, out_call_id=getattr(report, "out_call_id", None)
+        )
 
     async def _settle(self, outcome: Outcome) -> None:
         while True:
@@ -336,16 +354,17 @@ class Dispatcher:
                 logger.warning("leases could not be renewed: %s", error)
 
 
-async def _attempt(handler: Handler, claim: Claim) -> Outcome:
-    delivery = Delivery(
-        attempt=claim.attempts + 1,
-        first_seen=from_milliseconds(claim.receipt.received_at),
-        idempotency_key=f"{claim.event_id}:{handler.name}",
-    )
+async def _attempt(handler: Handler, claim: Claim, delivery: Delivery) -> Outcome:
     patience = asyncio.timeout(handler.timeout)
     try:
         async with patience:
             await handler.handle(claim.event, delivery)
+    except Postpone as wish:
+        logger.debug(
+            "the handler %s postponed event %s by %.0f s", handler.name, claim.event_id, wish.delay
+        )
+        why = _told(wish) if wish.why else ""
+        return Outcome(claim, State.PENDING, delay=wish.delay, error=why)
     except Reject as rejection:
         logger.warning("the handler %s rejected event %s", handler.name, claim.event_id)
         return Outcome(claim, State.DEAD, failed=True, error=_told(rejection))

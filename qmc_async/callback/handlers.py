@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from attrs import frozen
 
 from qmc_async.callback.delivery import Retry
-from qmc_async.models import Conflict, Disconnected, Event, Reason
+from qmc_async.models import Conflict, Disconnected, Event, Overdue, Reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -136,6 +136,11 @@ class Handlers:
     def of_conflicts(self) -> list[str]:
         """The names of those that are to get every `Conflict`."""
         return [name for name, handler in self.by_name.items() if handler.kind is Conflict]
+
+    @property
+    def of_missing(self) -> list[str]:
+        """The names of those that are to get every `Overdue`."""
+        return [name for name, handler in self.by_name.items() if handler.kind is Overdue]
 
     def wanting(self, event: Event) -> list[str]:
         """The names of those that are to get an event."""

@@ -21,13 +21,17 @@ from qmc_async.store.records import Receipt
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-__all__ = ["CONTENT_TYPE", "LONGEST_BODY", "Receiver", "Reply"]
+    from qmc_async.signer import Signer
+
+__all__ = ["CONTENT_TYPE", "LONGEST_BODY", "PROBE", "Receiver", "Reply"]
 
 logger = logging.getLogger(__name__)
 
 CONTENT_TYPE: Final = "application/json;charset=utf-8"
 LONGEST_BODY: Final = 64 * 1024
 """Bytes. The longest notification that the document allows is under one thousand."""
+PROBE: Final = "Qmc-Probe"
+"""The header by which `qmc doctor` asks who listens here: see `Signer.probe`."""
 
 _QUIET = 60.0  # seconds between two lines about refusals: strangers must not fill the log
 
@@ -40,9 +44,9 @@ class Reply:
     body: bytes = field(repr=False)
 
 
-def _reply(status: int, msg: str) -> Reply:
+def _reply(status: int, msg: str, data: str = "") -> Reply:
     # Here `code` and `data` are Strings, unlike in the platform's own replies.
-    return Reply(status, orjson.dumps({"code": str(status), "msg": msg, "data": ""}))
+    return Reply(status, orjson.dumps({"code": str(status), "msg": msg, "data": data}))
 
 
 RECEIVED: Final = _reply(200, "success")
@@ -58,21 +62,32 @@ class Receiver:
     Args:
         path: where notifications are taken; the token in it is compared in constant time.
         accept: keeps a notification; once it returns, the notification is answered for.
+        signer: whose probes are answered; without one none is.
     """
 
-    def __init__(self, path: str, accept: Callable[[Receipt], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        path: str,
+        accept: Callable[[Receipt], Awaitable[None]],
+        signer: Signer | None = None,
+    ) -> None:
         self._path = path.encode()
         self._accept = accept
+        self._signer = signer
         self._refused = 0
         self._quiet_until = 0.0
 
-    def refuse(self, method: str, path: str, length: int | None) -> Reply | None:
-        """What to answer before the body is read, None to go on.
+    def refuse(
+        self, method: str, path: str, length: int | None, probe: str | None = None
+    ) -> Reply | None:
+        """What to answer before the body is read, None to go on to it with `receive`.
 
         Args:
             method: of the request.
             path: of the request, percent-encoded as it came, without the query.
             length: of the body in bytes, None where it is not declared.
+            probe: the value of the header `PROBE`, None where it is not there. A request that has
+                one is no notification, and is never kept.
         """
         if not hmac.compare_digest(path.encode("utf-8", "surrogateescape"), self._path):
             return self._refuse(NOT_FOUND)
@@ -80,7 +95,11 @@ class Receiver:
             return self._refuse(NOT_ALLOWED)
         if length is not None and length > LONGEST_BODY:
             return self._refuse(TOO_LARGE)
-        return None
+        return None if probe is None else self._answer(probe)
+
+    def _answer(self, probe: str) -> Reply:
+        answer = None if self._signer is None else self._signer.answer_probe(probe, time.time())
+        return self._refuse(NOT_FOUND) if answer is None else _reply(200, "probe", answer)
 
     def _refuse(self, reply: Reply) -> Reply:
         self._refused += 1

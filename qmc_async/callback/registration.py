@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from qmc_async.callback.delivery import Delivery
 from qmc_async.callback.handlers import DEFAULT_TIMEOUT, Handlers, to_reasons
-from qmc_async.models import Conflict, Disconnected, UnknownNotification
+from qmc_async.models import Conflict, Disconnected, Overdue, UnknownNotification
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -32,6 +32,11 @@ OnConflict = TypeVar(
     "OnConflict",
     bound=Callable[[Conflict], Coroutine[Any, Any, object]]
     | Callable[[Conflict, Delivery], Coroutine[Any, Any, object]],
+)
+OnMissing = TypeVar(
+    "OnMissing",
+    bound=Callable[[Overdue], Coroutine[Any, Any, object]]
+    | Callable[[Overdue, Delivery], Coroutine[Any, Any, object]],
 )
 
 
@@ -184,6 +189,49 @@ class Registration:
 
         def register(run: OnConflict) -> OnConflict:
             self._handlers.register(run, Conflict, name=name, retry=retry, timeout=timeout)
+            return run
+
+        return register if handler is None else register(handler)
+
+    @overload
+    def on_missing(self, handler: OnMissing, /) -> OnMissing: ...
+
+    @overload
+    def on_missing(
+        self,
+        /,
+        *,
+        name: str | None = None,
+        retry: Retry | None = None,
+        timeout: float | None = DEFAULT_TIMEOUT,
+    ) -> Callable[[OnMissing], OnMissing]: ...
+
+    def on_missing(
+        self,
+        handler: OnMissing | None = None,
+        /,
+        *,
+        name: str | None = None,
+        retry: Retry | None = None,
+        timeout: float | None = DEFAULT_TIMEOUT,
+    ) -> OnMissing | Callable[[OnMissing], OnMissing]:
+        """Register a coroutine function for calls of which no notification came by the deadline.
+
+        It gets each such call once, whichever server notices it, with the same guarantees as a
+        notification. The server needs its `client`, and that one its ledger.
+
+        Args:
+            handler: takes an `Overdue`, and a `Delivery` if it has a second parameter.
+            name: as for `on_disconnected`.
+            retry: the same.
+            timeout: the same.
+
+        Raises:
+            TypeError, ValueError, RuntimeError: as `on_disconnected`.
+        """
+
+        def register(run: OnMissing) -> OnMissing:
+            self._handlers.register(run, Overdue, name=name, retry=retry, timeout=timeout)
             return run
 
         return register if handler is None else register(handler)

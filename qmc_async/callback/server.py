@@ -15,9 +15,10 @@ from aiohttp import web
 from qmc_async.callback.body import read_body
 from qmc_async.callback.dispatcher import Dispatcher
 from qmc_async.callback.health import HEALTHZ, READYZ, health_reply
-from qmc_async.callback.receiver import CONTENT_TYPE, Receiver
+from qmc_async.callback.receiver import CONTENT_TYPE, PROBE, Receiver
 from qmc_async.callback.registration import Registration
 from qmc_async.callback.waiting import Waiting
+from qmc_async.callback.watchdog import Watchdog
 from qmc_async.errors import ArgumentError, ConfigError
 from qmc_async.listening import discreet_logger, listen
 from qmc_async.models import BEIJING, Call, Disconnected
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from qmc_async.callback.receiver import Reply
+    from qmc_async.callback.watchdog import CallingClient
     from qmc_async.signer import Signer
     from qmc_async.store import Store
     from qmc_async.store.records import Receipt
@@ -51,10 +53,14 @@ class CallbackServer(Registration):
     It listens on its own (``async with server:``), or in an aiohttp application (`attach`).
 
     Args:
-        signer: the client's. A token made of its secret ends the path, so that only who was told
-            the address can post to it.
+        client: whose calls are reported. The server takes its signer and its store, and looks for
+            what became of calls in the ledger whose notification does not come; it neither opens
+            nor closes the client.
+        signer: the client's, where there is no `client`. A token made of its secret ends the path,
+            so that only who was told the address can post to it.
         store: where notifications are kept until they are handled, and after: a `Store`, or its
-            URL. By default ``QMC_STORE``, then ``sqlite:///qmc.db``, a file in the current folder.
+            URL. By default the client's, then ``QMC_STORE``, then ``sqlite:///qmc.db``, a file in
+            the current folder.
         host: the address to listen on.
         port: 0 for a free one.
         path: what stands before the token.
@@ -72,6 +78,7 @@ class CallbackServer(Registration):
     def __init__(
         self,
         *,
+        client: CallingClient | None = None,
         signer: Signer | None = None,
         store: Store | str | None = None,
         host: str = "127.0.0.1",
@@ -102,6 +109,10 @@ class CallbackServer(Registration):
                 "shutdown_timeout: it must be a number of seconds, 0 or more",
                 setting="shutdown_timeout",
             )
+        if client is not None:
+            signer = signer or client.signer
+            store = _store_of(client, store)
+        self._client = client
         self._host = host
         self._port = port
         token = "" if signer is None else f"/{signer.callback_token}"
@@ -114,7 +125,10 @@ class CallbackServer(Registration):
         super().__init__()
         self._dispatcher = Dispatcher(self._handlers, self._store, max_concurrency=max_concurrency)
         self._waiting = Waiting(self._store)
-        self._receiver = Receiver(self._path, self._accept)
+        self._watchdog = None
+        if client is not None:
+            self._watchdog = Watchdog(self._store, client, self._dispatcher.look)
+        self._receiver = Receiver(self._path, self._accept, signer)
         self._accepting: set[asyncio.Task[Reply]] = set()
         self._attached = False
         self._is_ready = False
@@ -126,6 +140,11 @@ class CallbackServer(Registration):
 
     def __repr__(self) -> str:
         return f"<CallbackServer on {self._host}:{self._port}>"
+
+    @property
+    def client(self) -> CallingClient | None:
+        """Whose calls are reported, as it was given."""
+        return self._client
 
     @property
     def url(self) -> str:
@@ -255,6 +274,7 @@ class CallbackServer(Registration):
         Raises:
             ArgumentError: not exactly one of the two ids is given.
             TimeoutError: no notification came in time; it may yet come.
+            NotificationMissing: none came by the call's deadline, and the watchdog gave it up.
             RuntimeError: the server is not running, stopped meanwhile, or runs on another event
                 loop.
         """
@@ -308,6 +328,9 @@ class CallbackServer(Registration):
     async def purge(self, older_than: timedelta) -> int:
         """Delete finished events that came longer ago; those with dead letters stay.
 
+        Calls that were placed longer ago, and are settled, are struck out of the ledger: then their
+        `out_call_id` can be used again.
+
         A notification that was purged and comes again would be new. The platform sends none twice.
 
         Returns:
@@ -336,6 +359,12 @@ class CallbackServer(Registration):
             raise RuntimeError("this CallbackServer is running already")
         if self._is_finishing:
             raise RuntimeError("this CallbackServer is still stopping")
+        if self._handlers.of_missing and (self._client is None or self._client.store is None):
+            raise ConfigError(
+                "client: on_missing handlers need a client with a ledger: "
+                "CallbackServer(client=AsyncQmcClient(store=...))",
+                setting="client",
+            )
         self._handlers.freeze()
         loop = self._loop = asyncio.get_running_loop()
         try:
@@ -348,6 +377,8 @@ class CallbackServer(Registration):
             raise RuntimeError("this CallbackServer was stopped as it started")
         self._dispatcher.start()
         self._waiting.start()
+        if self._watchdog is not None:
+            self._watchdog.start()
         self._has_begun = self._is_ready = True
 
     async def _finish(self, end: float) -> None:
@@ -359,6 +390,8 @@ class CallbackServer(Registration):
         self._is_ready = False
         self._is_finishing = True
         try:
+            if self._watchdog is not None:
+                await self._watchdog.stop()
             if self._accepting:
                 await asyncio.wait(self._accepting, timeout=max(0.0, end - time.monotonic()))
             await self._waiting.stop()
@@ -407,7 +440,8 @@ class CallbackServer(Registration):
         return await self._serve_at(path, request)
 
     async def _serve_at(self, path: str, request: web.BaseRequest) -> web.StreamResponse:
-        reply = self._receiver.refuse(request.method, path, request.content_length)
+        probe = request.headers.get(PROBE)
+        reply = self._receiver.refuse(request.method, path, request.content_length, probe)
         if reply is None:
             body = await read_body(request)
             # In a task of its own: from here on, neither a sender that goes away nor a stop of
@@ -423,6 +457,17 @@ def _response(reply: Reply) -> web.Response:
     return web.Response(
         status=reply.status, body=reply.body, headers={"Content-Type": CONTENT_TYPE}
     )
+
+
+def _store_of(client: CallingClient, store: Store | str | None) -> Store | str | None:
+    if client.store is None or client.store is store:
+        return store
+    if store is not None:
+        raise ConfigError(
+            "store: the client has its own, and the ledger in it: leave this one out",
+            setting="store",
+        )
+    return client.store
 
 
 def _to_store(store: Store | str | None) -> Store:

@@ -5,7 +5,8 @@
    while the last one is under way.
 3. What another process receives is told by the database where that can tell; anyhow it is found,
    by looking for all who wait again and again.
-4. A store that fails delays them; it does not end their wait.
+4. What the watchdog has given up ends the wait, unless the notification has come after all.
+5. A store that fails delays them; it does not end their wait.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from qmc_async.errors import StoreError
+from qmc_async.errors import NotificationMissing, StoreError
+from qmc_async.models import CallState, Overdue
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -84,11 +86,12 @@ class Waiting:
 
         Raises:
             TimeoutError: it did not come in `timeout` seconds.
+            NotificationMissing: the watchdog has given it up.
             RuntimeError: the server stopped.
         """
         key = ("call_id", call_id) if call_id is not None else ("out_call_id", out_call_id or "")
         if timeout <= 0 and (event := await self._find(key)):
-            return event
+            return _reported(event)
         future: asyncio.Future[Disconnected] = asyncio.get_running_loop().create_future()
         futures = self._futures.setdefault(key, set())
         futures.add(future)
@@ -106,7 +109,7 @@ class Waiting:
             if not futures and self._futures.get(key) is futures:
                 del self._futures[key]
 
-    async def _find(self, key: Key) -> Disconnected | None:
+    async def _find(self, key: Key) -> Disconnected | Overdue | None:
         """What is there already, for who has no time to wait."""
         by_call_id, by_ours = [[key[1]] if key[0] == kind else [] for kind in _KINDS]
         with suppress(StoreError, TimeoutError):
@@ -121,9 +124,13 @@ class Waiting:
         if event.out_call_id is not None:
             self._wake(("out_call_id", event.out_call_id), event)
 
-    def _wake(self, key: Key, event: Disconnected) -> None:
+    def _wake(self, key: Key, event: Disconnected | Overdue) -> None:
         for future in self._futures.get(key, ()):
-            if not future.done():
+            if future.done():
+                continue
+            if isinstance(event, Overdue):
+                future.set_exception(_missing(event))
+            else:
                 future.set_result(event)
 
     def look_for(self, names: Collection[str] | None) -> None:
@@ -201,3 +208,22 @@ class Waiting:
         for kind, events in zip(_KINDS, found, strict=True):
             for name, event in events.items():
                 self._wake((kind, name), event)
+
+
+def _reported(event: Disconnected | Overdue) -> Disconnected:
+    if isinstance(event, Overdue):
+        raise _missing(event)
+    return event
+
+
+def _missing(event: Overdue) -> NotificationMissing:
+    found = "has a recording, so it was connected and has ended"
+    if event.outcome is not CallState.INFERRED:
+        found = "has no recording either"
+    return NotificationMissing(
+        f"the call {event.out_call_id}, placed at {event.placed_at:%Y-%m-%d %H:%M:%S}, was not "
+        f"reported by its deadline, and {found}",
+        call_id=event.call_id,
+        out_call_id=event.out_call_id,
+        outcome=event.outcome,
+    )

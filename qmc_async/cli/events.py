@@ -104,7 +104,9 @@ def _show_events(shown: Sequence[Shown]) -> None:
         kind = [Text(event.kind, "" if event.kind is Kind.DISCONNECTED else "yellow")]
         if not wide:
             received = received.partition("-")[2]  # the year can be missed most easily
-            reason = reason if event.kind is Kind.DISCONNECTED else f"{event.kind}: {reason}"
+            # What became of a call that nobody reported can be told from a reason as it is.
+            is_plain = event.kind in (Kind.DISCONNECTED, Kind.MISSING)
+            reason = reason if is_plain else f"{event.kind}: {reason}"
             kind.clear()
         progress = Text(event.progress if wide else event.progress.replace(", ", "\n"))
         for state, style in _STYLES.items():
@@ -166,6 +168,7 @@ def _lines(stored: StoredEvent, *, body: bool) -> Iterator[tuple[str, str]]:
         "out call id": event.out_call_id,
         "status": event.status,
         "reason": event.reason,
+        "placed": as_time(event.placed_at),
         "picked up": as_time(event.start_time),
         "connected": as_time(event.answer_time),
         "ended": as_time(event.end_time),

@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import re
-import sys
-import tempfile
 import unicodedata
-from contextlib import contextmanager, nullcontext
 from datetime import datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Final
+from typing import TYPE_CHECKING, Final
 
 import click
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from qmc_async.cli.destination import destination
+from qmc_async.cli.progress import followed, progress_of
 from qmc_async.cli.running import console_for, running
 from qmc_async.cli.shown import Shown, as_time, body_of
 from qmc_async.cli.visit import PAGE, pages, store_option, visit
-from qmc_async.errors import ConfigError
 from qmc_async.models import BEIJING
 from qmc_async.store.records import Kind, State
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from qmc_async.store import StoredEvent
 
@@ -89,67 +84,16 @@ async def export(
         since=None if since is None else round(since.replace(tzinfo=BEIJING).timestamp() * 1000),
     )
     count = 0
+    is_among_events = output == "-" and console_for().is_terminal
     async with visit(url) as store:
-        with _destination(output) as file, _progress(output) as progress:
+        with destination(output) as file, progress_of(shown=not is_among_events) as progress:
             if form == "csv":
                 file.write(_BOM * bom + _csv([_COLUMNS]))
-            task = progress.add_task("", total=None)
-            top = 0
-            async for found, position in pages(store, listing):
+            async for found in followed(pages(store, listing), progress, "events"):
                 file.write(_csv(map(_row, found)) if form == "csv" else _jsonl(found))
                 count += len(found)
-                top = top or position + len(found)
-                progress.update(
-                    task, description=f"{count} events", total=top, completed=top - position
-                )
     if output != "-":
         click.echo(f"{count} event{'' if count == 1 else 's'} in {output}")
-
-
-@contextmanager
-def _destination(output: str) -> Generator[BinaryIO]:
-    """Where to write: a file has its name once it is whole."""
-    if output == "-":
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
-        return
-    path = Path(output).resolve()
-    if path.exists() and not path.is_file():  # a pipe, for one, which must stay one
-        with path.open("wb") as file:
-            yield file
-        return
-    if not path.parent.is_dir():
-        raise ConfigError(f"there is no folder {path.parent}: make it, or choose another")
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    unfinished = Path(name)
-    try:
-        with open(handle, "wb") as file:  # noqa: PTH123 - a handle has no path
-            yield file
-            file.flush()
-            os.fsync(handle)
-        unfinished.replace(path)
-    except BaseException:
-        unfinished.unlink()
-        raise
-
-
-@contextmanager
-def _progress(output: str) -> Generator[Progress]:
-    """How far it is: on a terminal, unless the events themselves are written there."""
-    console = console_for(stderr=True)
-    is_shown = console.is_terminal and not (output == "-" and console_for().is_terminal)
-    progress = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not is_shown,
-    )
-    # Some versions of rich end even one that is not shown with a line break.
-    with progress if is_shown else nullcontext():
-        yield progress
 
 
 def _jsonl(found: Iterable[StoredEvent]) -> bytes:

@@ -10,15 +10,16 @@ from __future__ import annotations
 import base64
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import orjson
 from attrs import asdict, field, frozen
 
 from qmc_async.codec import STATUS
-from qmc_async.models import Conflict, UnknownNotification
+from qmc_async.models import Conflict, Overdue, UnknownNotification
 from qmc_async.numbers import mask_in_text
+from qmc_async.report import as_duration
 from qmc_async.store.records import Kind, State, StoredDelivery, StoredEvent
 
 __all__ = ["Shown", "as_talk", "as_time", "body_of", "one_line", "printable"]
@@ -49,8 +50,9 @@ class Shown:
         received_at: in UTC+8.
         call_id: the platform's.
         out_call_id: ours.
-        status: the platform's.
+        status: the platform's; of a call that nobody reported, the watchdog's.
         reason: why the call ended.
+        placed_at: of a call that nobody reported, when it was placed.
         start_time: the caller picked up.
         answer_time: both were connected.
         end_time: hang-up.
@@ -70,6 +72,7 @@ class Shown:
     out_call_id: str | None = None
     status: str | None
     reason: str | None = None
+    placed_at: datetime | None = None
     start_time: datetime | None = None
     answer_time: datetime | None = None
     end_time: datetime | None = None
@@ -85,16 +88,25 @@ class Shown:
     def of(cls, stored: StoredEvent) -> Shown:
         """Take from a stored event what is to be shown."""
         event = stored.event
-        report = event.second if isinstance(event, Conflict) else event
         shown: dict[str, Any] = {
             "event_id": stored.event_id,
             "kind": stored.kind,
             "received_at": stored.first_seen,
             "call_id": event.call_id,
-            "rest": _rest(report.raw, stored.body),
             "routed": stored.routed,
             "deliveries": stored.deliveries,
         }
+        if isinstance(event, Overdue):
+            return cls(
+                **shown,
+                out_call_id=event.out_call_id,
+                status=event.outcome,
+                placed_at=event.placed_at,
+                rest=None,
+                problems=[],
+            )
+        report = event.second if isinstance(event, Conflict) else event
+        shown["rest"] = _rest(report.raw, stored.body)
         if isinstance(report, UnknownNotification):
             return cls(
                 **shown,
@@ -203,8 +215,4 @@ def as_talk(seconds: int | None) -> str:
     >>> as_talk(12), as_talk(3723)
     ('0:12', '1:02:03')
     """
-    if seconds is None:
-        return ""
-    minutes, seconds = divmod(seconds, 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+    return "" if seconds is None else as_duration(timedelta(seconds=seconds))

@@ -29,12 +29,14 @@ class Column:
         fixed: whether its cells are never broken.
         longest: how wide it gets at most, None for as wide as the others leave room for.
         whole: how wide it stays where the others need room, None where it makes room.
+        right: whether its cells are numbers, which end below each other.
     """
 
     heading: str
     fixed: bool = False
     longest: int | None = None
     whole: int | None = None
+    right: bool = False
 
 
 def is_wide() -> bool:
@@ -47,7 +49,7 @@ def show_rows(columns: Sequence[Column], rows: Sequence[Sequence[Text | str]]) -
     """Print rows; in a pipe a row is a line, with two spaces between cells and "-" for nothing."""
     console = console_for()
     if not console.is_terminal:
-        _show_plainly([[column.heading for column in columns], *rows])
+        _show_plainly(columns, rows)
         return
     gap = 2 if is_wide() else 1
     table = Table(box=None, padding=(0, gap, 0, 0), pad_edge=False, header_style="bold underline")
@@ -57,6 +59,7 @@ def show_rows(columns: Sequence[Column], rows: Sequence[Sequence[Text | str]]) -
             column.heading,
             overflow="fold",
             no_wrap=column.fixed,
+            justify="right" if column.right else "left",
             max_width=column.longest,
             width=None if column.whole is None or is_wide() else min(widest, column.whole),
         )
@@ -65,11 +68,13 @@ def show_rows(columns: Sequence[Column], rows: Sequence[Sequence[Text | str]]) -
     console.print(table)
 
 
-def _show_plainly(rows: Sequence[Sequence[Text | str]]) -> None:
-    lines = [[str(cell) or "-" for cell in row] for row in rows]
-    widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
+def _show_plainly(columns: Sequence[Column], rows: Sequence[Sequence[Text | str]]) -> None:
+    headings = [column.heading for column in columns]
+    lines = [[str(cell) or "-" for cell in row] for row in (headings, *rows)]
+    widths = [max(map(cell_len, cells)) for cells in zip(*lines, strict=True)]
     for line in lines:
-        padded = (
-            cell + " " * (width - cell_len(cell)) for cell, width in zip(line, widths, strict=True)
-        )
+        padded: list[str] = []
+        for column, cell, width in zip(columns, line, widths, strict=True):
+            space = " " * (width - cell_len(cell))
+            padded.append(space + cell if column.right else cell + space)
         click.echo("  ".join(padded).rstrip())

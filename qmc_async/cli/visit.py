@@ -9,14 +9,17 @@ import click
 from attrs import evolve
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
     from qmc_async.store import Store, StoredEvent
     from qmc_async.store.events import Listing
+    from qmc_async.store.ledger import CallListing
 
-__all__ = ["PAGE", "identifier", "pages", "store_option", "visit"]
+__all__ = ["PAGE", "identifier", "pages", "pages_of", "store_option", "visit"]
 
 F = TypeVar("F", bound="Callable[..., Any]")
+L = TypeVar("L", "Listing", "CallListing")
+T = TypeVar("T")
 
 PAGE: Final = 500
 """How many events are in memory at once."""
@@ -50,8 +53,16 @@ async def pages(
     store: Store, listing: Listing
 ) -> AsyncGenerator[tuple[Sequence[StoredEvent], int]]:
     """All events of a listing, newest first, and after each page the position in the store."""
+    async for page in pages_of(store.list_events, listing):
+        yield page
+
+
+async def pages_of(
+    read: Callable[[L], Awaitable[tuple[Sequence[T], int]]], listing: L
+) -> AsyncGenerator[tuple[Sequence[T], int]]:
+    """The same of anything that a store lists so."""
     while True:
-        found, position = await store.list_events(listing)
+        found, position = await read(listing)
         yield found, position
         if not position:
             return

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import and_, bindparam, false, func, insert, or_, select, update
 
+from qmc_async.models import Overdue
 from qmc_async.store.records import (
     LEASE,
     LONGEST_DELAY,
@@ -351,8 +352,9 @@ def _restore(connection: Connection, outcome: Outcome, row: dict[str, Any]) -> b
     if known.one_or_none() is not None:
         return False
     if not bodies_of(connection, [claim.event_id]):
-        event = row_of(claim.receipt, claim.event_id, routed=True) | {"kind": claim.kind}
-        connection.execute(insert(events), [event])
+        overdue = claim.event if isinstance(claim.event, Overdue) else None
+        event = row_of(claim.receipt, claim.event_id, routed=True, overdue=overdue)
+        connection.execute(insert(events), [event | {"kind": claim.kind}])
     connection.execute(
         _INSERT,
         [

@@ -97,6 +97,7 @@ class GroupCommit(Generic[R]):
             await asyncio.shield(started)
         except BaseException:
             await self.close()
+            started.exception()  # else asyncio tells on its own of one that nobody has seen
             raise
 
     async def close(self) -> None:

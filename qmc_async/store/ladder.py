@@ -67,6 +67,8 @@ class Ladder:
         self._is_spool_down = spool is None
         self._to_forward = asyncio.Event()
         self._to_forward.set()  # what an earlier process may have left
+        self._is_forwarding = True
+        self._unreadable: set[Path] = set()
 
     @property
     def problems(self) -> Mapping[str, str]:
@@ -77,6 +79,11 @@ class Ladder:
         if self._is_down and self._is_spool_down:
             found["spool"] = "the spool does not take them either"
         return found
+
+    @property
+    def is_forwarding(self) -> bool:
+        """Whether the spool may hold what the database does not have yet."""
+        return self._is_down or self._is_forwarding or self._to_forward.is_set()
 
     async def keep(self, put: Put, on_late: Callable[[Kept], None]) -> Kept | None:
         """Keep a notification: once this returns, it is on the disk.
@@ -152,12 +159,14 @@ class Ladder:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_ADOPTED_EVERY):
                     await self._to_forward.wait()
+            self._is_forwarding = True  # also where others may have died and left something
             self._to_forward.clear()
             while True:
                 failures = self._failures
                 if await self._forward_all() and self._came_back(failures):
                     break
                 await asyncio.sleep(_TRIED_EVERY)
+            self._is_forwarding = False
 
     def _came_back(self, failures: int) -> bool:
         """Go back to the database, unless it has failed since: then a look proves nothing."""
@@ -201,22 +210,33 @@ class Ladder:
         lines = self._spool
         if lines is None:
             return
-        loop = asyncio.get_running_loop()
         for path in await lines.submit(spool_file.files, None):
-            end = 0
-            while True:
-                chunk = await lines.submit(spool_file.read, (path, end))
-                began, failures = loop.time(), self._failures
-                await asyncio.gather(*(self._forward(path, one) for one in chunk.puts))
-                if chunk.puts:
-                    self._on_forwarded()
-                    is_quick = loop.time() - began < self._patience
-                    # Under a load that never pauses there would be no end.
-                    if end and is_quick and len(chunk.puts) < _FEW:
-                        self._came_back(failures)
-                if chunk.end == end and await lines.submit(spool_file.clear, (path, end)):
-                    break
-                end = chunk.end
+            try:
+                await self._forward_file(lines, path)
+            except OSError as error:
+                # It must not keep the others from the database, nor the watchdog from looking.
+                if path not in self._unreadable:
+                    logger.error("the spool file %s cannot be read: %s", path, error.strerror)  # noqa: TRY400 - the traceback says no more
+                self._unreadable.add(path)
+            else:
+                self._unreadable.discard(path)
+
+    async def _forward_file(self, lines: GroupCommit[spool_file.Spool], path: Path) -> None:
+        loop = asyncio.get_running_loop()
+        end = 0
+        while True:
+            chunk = await lines.submit(spool_file.read, (path, end))
+            began, failures = loop.time(), self._failures
+            await asyncio.gather(*(self._forward(path, one) for one in chunk.puts))
+            if chunk.puts:
+                self._on_forwarded()
+                is_quick = loop.time() - began < self._patience
+                # Under a load that never pauses there would be no end.
+                if end and is_quick and len(chunk.puts) < _FEW:
+                    self._came_back(failures)
+            if chunk.end == end and await lines.submit(spool_file.clear, (path, end)):
+                return
+            end = chunk.end
 
     async def _forward(self, path: Path, put: Put) -> None:
         try:

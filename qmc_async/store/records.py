@@ -14,15 +14,24 @@ from typing import Final
 from attrs import field, frozen
 
 from qmc_async.codec import read_notification
-from qmc_async.models import BEIJING, Disconnected, Event, Notification
+from qmc_async.models import (
+    BEIJING,
+    CallState,
+    Disconnected,
+    Event,
+    LedgerEntry,
+    Notification,
+)
 
 __all__ = [
     "LEASE",
     "LONGEST_DELAY",
     "Claim",
     "DeadLetter",
+    "Found",
     "Kept",
     "Kind",
+    "Look",
     "Outcome",
     "Poll",
     "Polled",
@@ -31,6 +40,7 @@ __all__ = [
     "State",
     "StoredDelivery",
     "StoredEvent",
+    "Verdict",
     "exact_key",
     "from_milliseconds",
     "keys_of",
@@ -85,6 +95,8 @@ class Kind(StrEnum):
     UNKNOWN = "unknown"
     CONFLICT = "conflict"
     """Another report of a call whose end is known already, with other content."""
+    MISSING = "missing"
+    """No report of a call came by its deadline: see `Overdue`."""
 
 
 class State(StrEnum):
@@ -128,7 +140,7 @@ class Receipt:
 
     @property
     def kind(self) -> Kind:
-        """Never `Kind.CONFLICT`: that takes two receipts."""
+        """`Kind.CONFLICT` takes two receipts, and `Kind.MISSING` none: it is neither."""
         return Kind.DISCONNECTED if isinstance(self.event, Disconnected) else Kind.UNKNOWN
 
     @property
@@ -219,7 +231,7 @@ class Outcome:
         state: `State.PENDING` is to be tried again.
         delay: seconds until then.
         failed: whether this counts as an attempt that failed.
-        error: what the handler raised; of a failure only.
+        error: what the handler raised; empty where it has nothing to say.
     """
 
     claim: Claim
@@ -344,3 +356,50 @@ class StoredEvent:
     first_seen: datetime
     routed: bool
     deliveries: Sequence[StoredDelivery]
+
+
+@frozen(kw_only=True)
+class Look:
+    """A call whose recording is to be looked for, and which is ours until the lease ends.
+
+    Attributes:
+        entry: the ledger's.
+        entry_id: under which it is.
+        fence: counts the leases.
+        looks: how often the platform could not be asked.
+        is_last: whether no recording can be there any more the next time.
+    """
+
+    entry: LedgerEntry
+    entry_id: str
+    fence: int
+    looks: int
+    is_last: bool
+
+
+@frozen
+class Found:
+    """Calls that are overdue.
+
+    Attributes:
+        looks: those that are to be looked for.
+        are_all: whether there are no more.
+    """
+
+    looks: Sequence[Look]
+    are_all: bool
+
+
+@frozen
+class Verdict:
+    """What became of a look.
+
+    Attributes:
+        look: which.
+        outcome: `CallState.INFERRED` or `MISSING`; None to look again.
+        delay: seconds until then.
+    """
+
+    look: Look
+    outcome: CallState | None
+    delay: float = 0.0

@@ -1,4 +1,7 @@
-"""What can still be read of a broken SQLite file, for the fresh one that took its place."""
+"""What can still be read of a broken SQLite file, for the fresh one that took its place.
+
+First the events, then the ledger: each from its end, by the number that counts its rows.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from sqlalchemy.exc import OperationalError, StatementError
 from qmc_async.store.events import put
 from qmc_async.store.records import Put, Receipt
 from qmc_async.store.rows import bodies_of
-from qmc_async.store.schema import deliveries, events
+from qmc_async.store.schema import calls, deliveries, events
 from qmc_async.store.sqlite_file import is_corrupt
 
 if TYPE_CHECKING:
@@ -30,7 +33,7 @@ _AT_ONCE: Final = 200  # events of one transaction: notifications come in betwee
 
 
 class Salvage:
-    """Copies a broken file's events and deliveries, the newest first, some at a time.
+    """Copies a broken file's events, deliveries and calls, the newest first, some at a time.
 
     An event whose deliveries cannot be read is copied without: it is known, and can be looked at,
     but nobody's handler runs a second time on a guess.
@@ -49,7 +52,7 @@ class Salvage:
     def copy_some(
         self, connection: Connection, asked: Sequence[int | None]
     ) -> list[tuple[int, int]]:
-        """Copy the next events below a number, None for the newest.
+        """Copy the next events below a number, None for the newest; or calls, below a negative one.
 
         Returns:
             The number to go on from, 0 at the end; and how many were copied. It is all in the
@@ -62,17 +65,21 @@ class Salvage:
         with closing(sqlite3.connect(self._path)) as self._file:
             self._file.row_factory = sqlite3.Row
             if below is None:
-                below = self._end()
-            if not below:
-                return 0, 0
-            lowest = self._lowest(below)
-            return lowest, self._copy(connection, self._read(lowest, below))
+                below = self._end(events) or -self._end(calls)
+            if below > 0:
+                lowest = self._lowest(events, below)
+                copied = self._copy(connection, self._read(events, lowest, below))
+                return lowest or -self._end(calls), copied
+            if below < 0:
+                lowest = self._lowest(calls, -below)
+                return -lowest, self._copy_calls(connection, self._read(calls, lowest, -below))
+            return 0, 0
 
-    def _lowest(self, below: int) -> int:
+    def _lowest(self, table: Table, below: int) -> int:
         # Not in steps of the number: a flipped bit makes it astronomical.
         try:
             found = self._rows(
-                f"SELECT min(seq) AS lowest FROM (SELECT seq FROM {events.name} WHERE seq < ?"  # noqa: S608 - our own name
+                f"SELECT min(seq) AS lowest FROM (SELECT seq FROM {table.name} WHERE seq < ?"  # noqa: S608 - our own name
                 " ORDER BY seq DESC LIMIT ?)",
                 (below, _AT_ONCE),
             )
@@ -80,25 +87,25 @@ class Salvage:
             return max(0, below - _AT_ONCE)
         return found[0]["lowest"] or 0
 
-    def _end(self) -> int:
+    def _end(self, table: Table) -> int:
         # Either tells how far the numbers go; the second survives where the first does not.
         end = 0
         for query in (
-            f"SELECT max(seq) AS last FROM {events.name}",  # noqa: S608 - our own name
-            f"SELECT seq AS last FROM sqlite_sequence WHERE name = '{events.name}'",  # noqa: S608 - the same
+            f"SELECT max(seq) AS last FROM {table.name}",  # noqa: S608 - our own name
+            f"SELECT seq AS last FROM sqlite_sequence WHERE name = '{table.name}'",  # noqa: S608 - the same
         ):
             with suppress(sqlite3.Error):
                 for row in self._rows(query, ()):
                     end = max(end, 1 + (row["last"] or 0))
         return end
 
-    def _read(self, lowest: int, below: int) -> list[dict[str, Any]]:
-        """The events from `lowest` to `below`; what stands on a broken page is passed over."""
+    def _read(self, table: Table, lowest: int, below: int) -> list[dict[str, Any]]:
+        """The rows from `lowest` to `below`; what stands on a broken page is passed over."""
         # One is no range: to find its end SQLite would turn to the next page, which may be broken.
         how = "=" if below - lowest == 1 else ">="
         try:
             return self._rows(
-                f"SELECT * FROM {events.name} WHERE seq {how} ? AND seq < ?",  # noqa: S608 - our own name
+                f"SELECT * FROM {table.name} WHERE seq {how} ? AND seq < ?",  # noqa: S608 - our own name
                 (lowest, below),
             )
         except sqlite3.Error:
@@ -106,7 +113,7 @@ class Salvage:
                 self.unread += 1
                 return []
             middle = (lowest + below) // 2
-            return self._read(lowest, middle) + self._read(middle, below)
+            return self._read(table, lowest, middle) + self._read(table, middle, below)
 
     def _rows(self, query: str, arguments: Sequence[object]) -> list[dict[str, Any]]:
         assert self._file is not None  # noqa: S101 - opened before
@@ -129,6 +136,19 @@ class Salvage:
                 self.unread += 1
             else:
                 copied += row["event_id"] not in known
+        return copied
+
+    def _copy_calls(self, connection: Connection, rows: list[dict[str, Any]]) -> int:
+        copied = 0
+        for row in rows:
+            del row["seq"]
+            try:
+                with connection.begin_nested():
+                    copied += _copy_call(connection, row)
+            except StatementError as error:
+                if isinstance(error, OperationalError) or is_corrupt(error):
+                    raise
+                self.unread += 1
         return copied
 
     def _put(self, connection: Connection, row: dict[str, Any]) -> None:
@@ -167,6 +187,21 @@ class Salvage:
         _insert(
             connection, deliveries, [one for one in its_deliveries if one["handler"] not in here]
         )
+
+
+def _copy_call(connection: Connection, row: dict[str, Any]) -> bool:
+    found = connection.execute(
+        select(calls.c.entry_id, calls.c.token).where(
+            calls.c.entry_id.in_((row["entry_id"], f"{row['entry_id']}~{row['token']}"))
+        )
+    )
+    there = {one.entry_id: one.token for one in found}
+    if row["token"] in there.values():
+        return False
+    if there:  # the same `out_call_id` was used in the fresh file
+        row["entry_id"] = f"{row['entry_id']}~{row['token']}"
+    connection.execute(insert(calls), [row])
+    return True
 
 
 def _insert(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:

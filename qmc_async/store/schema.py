@@ -7,7 +7,10 @@ Rules:
 2. `deliveries` has one row for each event and handler that wants it. ``due_at`` is NULL when and
    only when it is settled (done or dead). A row with an owner is leased until ``due_at``.
 3. Whoever leases a row raises ``fence``; whoever settles one names the fence it was given.
-4. `calls` is written before a call is placed.
+4. `calls` is the ledger: a row is written before a call is placed, under the key of its
+   `out_call_id`, with something behind it for each further call under the same one. ``due_at`` is
+   when the watchdog looks for its end, and NULL when that is settled; who looks moves it and
+   raises ``fence``. That a notification has come stands in `events`, and here only later.
 5. Times are milliseconds since 1970. Identifiers are as `records.exact_key` makes them.
 """
 
@@ -56,8 +59,16 @@ __all__ = [
 
 Upgrade: TypeAlias = Callable[[Connection], None]
 
-VERSION: Final = 1
-UPGRADES: Mapping[int, Upgrade] = {}
+VERSION: Final = 2
+
+
+def _make_the_ledger(connection: Connection) -> None:
+    # Version 1 had a table of this name that nothing was ever written to.
+    calls.drop(connection, checkfirst=True)
+    calls.create(connection)
+
+
+UPGRADES: Mapping[int, Upgrade] = {1: _make_the_ledger}
 """What makes version n + 1 of version n, by n. One transaction holds all that are needed."""
 
 
@@ -156,16 +167,38 @@ Index("qmc_deliveries_state", deliveries.c.state, deliveries.c.changed_at).ddl_i
 calls = Table(
     "qmc_calls",
     metadata,
-    Column("out_call_id", _Id, primary_key=True),
-    Column("call_id", _Id),
-    Column("caller", String(32), nullable=False),
-    Column("callee", String(32), nullable=False),
+    Column("seq", _Big, primary_key=True, autoincrement=True),
+    Column("entry_id", _Id, nullable=False, unique=True),
+    Column("token", String(32), nullable=False),
+    Column("out_call_id", Text, nullable=False),
+    Column("call_key", _Id),
+    Column("call_id", Text),
+    Column("caller", Text, nullable=False),
+    Column("callee", Text, nullable=False),
     Column("state", String(16), nullable=False),
     Column("placed_at", BigInteger, nullable=False),
     Column("changed_at", BigInteger, nullable=False),
+    Column("missing_after", BigInteger, nullable=False),
+    Column("due_at", BigInteger),
+    Column("fence", Integer, nullable=False),
+    Column("looks", Integer, nullable=False),
+    Column("error", Text, nullable=False),
+    sqlite_autoincrement=True,
     **_ON_MYSQL,
 )
-Index("qmc_calls_call_id", calls.c.call_id)
+Index(
+    "qmc_calls_call_key",
+    calls.c.call_key,
+    sqlite_where=calls.c.call_key.is_not(None),
+    postgresql_where=calls.c.call_key.is_not(None),
+)
+Index(
+    "qmc_calls_due",
+    calls.c.due_at,
+    sqlite_where=calls.c.due_at.is_not(None),
+    postgresql_where=calls.c.due_at.is_not(None),
+)
+Index("qmc_calls_placed_at", calls.c.placed_at)
 
 _version = Table(
     "qmc_schema",

@@ -13,12 +13,12 @@ from sqlalchemy import Connection
 
 from qmc_async.errors import ConfigError, StoreError
 from qmc_async.models import Disconnected
-from qmc_async.store import deliveries, events, spool_file
+from qmc_async.store import deliveries, events, examination, ledger, overdue, spool_file
 from qmc_async.store.database import MEMORY
 from qmc_async.store.database_url import database_at
 from qmc_async.store.group_commit import GroupCommit
 from qmc_async.store.ladder import Ladder
-from qmc_async.store.records import Kind
+from qmc_async.store.records import Kind, exact_key
 from qmc_async.store.salvage import Salvage
 from qmc_async.store.sqlite_database import SqliteDatabase
 
@@ -27,18 +27,23 @@ if TYPE_CHECKING:
     from datetime import datetime
     from types import TracebackType
 
+    from qmc_async.models import LedgerEntry, Overdue
     from qmc_async.store.database import Database
-    from qmc_async.store.events import Listing
+    from qmc_async.store.events import Listing, Reading
+    from qmc_async.store.examination import Examined
     from qmc_async.store.group_commit import Operation
+    from qmc_async.store.ledger import CallListing, Opening, Settlement
     from qmc_async.store.records import (
         Claim,
         DeadLetter,
+        Found,
         Kept,
         Outcome,
         Poll,
         Polled,
         Put,
         StoredEvent,
+        Verdict,
     )
 
 __all__ = ["DEFAULT_URL", "Store"]
@@ -130,6 +135,7 @@ class Store:
         self._ladder: Ladder | None = None
         self._background: set[asyncio.Task[None]] = set()
         self._set_aside: list[Path] = []
+        self._copied_over = 0
         self._hearers: set[Hearer] = set()
 
     def __repr__(self) -> str:
@@ -156,6 +162,16 @@ class Store:
     def files_lost(self) -> int:
         """How often a fresh file has taken the place of a broken one since it was opened."""
         return len(self._set_aside)
+
+    @property
+    def is_copying(self) -> bool:
+        """Whether a broken file has not been copied over yet."""
+        return self._copied_over < len(self._set_aside)
+
+    @property
+    def is_catching_up(self) -> bool:
+        """Whether notifications may be on this machine that the database does not have yet."""
+        return self.is_copying or (self._ladder is not None and self._ladder.is_forwarding)
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -199,6 +215,7 @@ class Store:
     async def _open(self) -> None:
         self.owner = uuid.uuid4().hex
         self._set_aside.clear()
+        self._copied_over = 0
         try:
             self._rows = await self._open_database()
             self._ladder = Ladder(
@@ -303,8 +320,9 @@ class Store:
             assert isinstance(self._database, SqliteDatabase)  # noqa: S101 - no other has files
             self._database.note_copied(path)
         finally:
+            self._copied_over += 1
             logger.critical(
-                "%d events were copied from %s; %d could not be read",
+                "%d events and calls were copied from %s; %d could not be read",
                 salvage.copied,
                 path,
                 salvage.unread,
@@ -354,8 +372,8 @@ class Store:
 
     async def find(
         self, call_ids: Collection[str] = (), out_call_ids: Collection[str] = ()
-    ) -> tuple[Mapping[str, Disconnected], Mapping[str, Disconnected]]:
-        """The reports of calls' ends, by call id and by `out_call_id`."""
+    ) -> tuple[Mapping[str, Disconnected | Overdue], Mapping[str, Disconnected | Overdue]]:
+        """How calls ended, or that it will not be known, by call id and by `out_call_id`."""
         by_call_id = self._submit(events.find_by_call_id, call_ids)
         return await by_call_id, await self._submit(events.find_by_out_call_id, out_call_ids)
 
@@ -384,6 +402,10 @@ class Store:
         """Events with their deliveries, and the position to go on from; 0 where these are all."""
         return await self._submit(events.list_events, listing)
 
+    async def read_reports(self, reading: Reading) -> tuple[Sequence[Disconnected], Reading | None]:
+        """Reports of calls' ends, as they came, and how to go on; None where these are all."""
+        return await self._submit(events.read_reports, reading)
+
     async def dead_letters(self, limit: int = 100) -> list[DeadLetter]:
         """What was given up, the latest first."""
         return await self._submit(deliveries.dead_letters, limit)
@@ -402,9 +424,16 @@ class Store:
     async def purge(self, before: datetime) -> int:
         """Delete finished events that came before a time; those with dead letters stay.
 
+        The ledger's settled calls that were placed before it are deleted as well.
+
         Returns:
-            How many.
+            How many events.
         """
+        # That a call has ended stands in the events: without them it would seem to be missing.
+        looked_until: int | None = 0
+        while looked_until is not None:
+            looked_until = await self._submit(overdue.end_reported, looked_until)
+            await asyncio.sleep(_BREATH)
         part = events.Purge(int(before.timestamp() * 1000))
         purged = 0
         while part.after is not None:
@@ -412,7 +441,69 @@ class Store:
             purged += part.deleted
             # Not in one go: notifications wait for the same thread, and others for the rows.
             await asyncio.sleep(_BREATH)
+        struck_out = 1
+        while struck_out:
+            struck_out = await self._submit(ledger.purge_calls, int(before.timestamp() * 1000))
+            await asyncio.sleep(_BREATH)
         return purged
+
+    async def ledger_entry(
+        self, *, call_id: str | None = None, out_call_id: str | None = None
+    ) -> LedgerEntry | None:
+        """What the ledger knows of a call, by the platform's id or by ours; None if nothing.
+
+        Where several calls had one `out_call_id`, it is the last of them; where both ids are given,
+        the call that has both, or has only ours.
+        """
+        return await self._submit(ledger.find_entries, (call_id, out_call_id))
+
+    async def list_calls(self, listing: CallListing) -> tuple[Sequence[LedgerEntry], int]:
+        """The ledger, newest first, and the position to go on from; 0 where these are all."""
+        return await self._submit(ledger.list_calls, listing)
+
+    async def count_overdue(self) -> int:
+        """How many calls are past their deadline, and neither reported nor settled."""
+        return await self._submit(ledger.count_overdue, None)
+
+    def open_entry(self, opening: Opening) -> asyncio.Future[LedgerEntry | None]:
+        """Write a call down before it is placed: None, or who has its `out_call_id` already.
+
+        It goes on where the future is cancelled, and what is asked for later comes after it.
+        """
+        return self._submit(ledger.open_entries, opening)
+
+    async def settle_entry(self, settlement: Settlement) -> None:
+        """Write down what became of a call that was to be placed."""
+        await self._submit(ledger.settle_entries, settlement)
+
+    async def withdraw_entry(self, opening: Opening) -> None:
+        """Strike out a call of which nothing was sent."""
+        await self._submit(ledger.withdraw_entries, opening)
+
+    async def undo_clock_steps_of_calls(self) -> None:
+        """Make due in time what a wrong clock has put off."""
+        await self._submit(overdue.undo_clock_steps_of_calls, None)
+
+    async def look_for_overdue(self, limit: int) -> Found:
+        """Lease calls whose deadline has passed."""
+        return await self._submit(overdue.look_for_overdue, limit)
+
+    async def settle_overdue(self, verdict: Verdict) -> bool:
+        """Write down what became of a call whose deadline had passed; who waits is told.
+
+        Returns:
+            Whether there is an event of it now. There is none where the call is to be looked for
+            again, where its notification has come meanwhile, and where others have its lease.
+        """
+        is_settled = await self._submit(overdue.settle_overdue, verdict)
+        if is_settled:
+            entry = verdict.look.entry
+            self._tell([exact_key(one) for one in (entry.out_call_id, entry.call_id) if one])
+        return is_settled
+
+    async def examine(self, archive: str) -> Examined:
+        """Look at what may be wrong; `archive` is the name of the handler of recordings."""
+        return await self._submit(examination.examine, archive)
 
     async def count_pending(self) -> int:
         """How many deliveries are not settled."""

@@ -16,7 +16,9 @@ from sqlalchemy.pool import StaticPool
 from qmc_async.errors import ConfigError, StoreError
 from qmc_async.store.database import LOGGING_NAME, describe
 from qmc_async.store.deliveries import dead_letters
-from qmc_async.store.events import list_events, probe
+from qmc_async.store.events import list_events, probe, read_reports
+from qmc_async.store.examination import examine
+from qmc_async.store.ledger import count_overdue, find_entries, list_calls
 from qmc_async.store.schema import VERSION
 from qmc_async.store.sqlite_database import SqliteDatabase
 from qmc_async.store.sqlite_file import APPLICATION_ID, is_corrupt
@@ -32,7 +34,10 @@ if TYPE_CHECKING:
 
 __all__ = ["VisitedDatabase"]
 
-_READS: Final = (list_events, dead_letters, probe)
+_READS: Final = (
+    *(list_events, read_reports, dead_letters, probe),
+    *(find_entries, list_calls, count_overdue, examine),
+)
 _BUSY: Final = 5.0  # seconds that a server may hold the lock
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections import Counter
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 from sqlalchemy import Engine, event
 
-from qmc_async.store import deliveries, events
+from qmc_async.store import deliveries, events, ledger, overdue
 from qmc_async.store.database import Database
-from qmc_async.store.records import State
+from qmc_async.store.records import Found, State
 from qmc_async.store.server_database import ServerDatabase
 from qmc_async.store.spool_file import Spool
 
@@ -23,9 +24,9 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from qmc_async.store.group_commit import Job
+    from qmc_async.store.group_commit import Job, Operation
 
-__all__ = ["BOUNDARIES", "Boundary"]
+__all__ = ["BOUNDARIES", "CALL_BOUNDARIES", "Boundary"]
 
 BOUNDARIES = {
     "before the commit": ("before put",),
@@ -41,12 +42,28 @@ BOUNDARIES = {
 }
 """The steps, by what a test calls them."""
 
+CALL_BOUNDARIES = {
+    "before what is decided is committed": ("before open", "before verdict"),
+    "after it is committed": ("after open", "after verdict"),
+    "before what was learnt is committed": ("before outcome", "before look"),
+    "after that": ("after outcome", "after look"),
+}
+"""The steps of a call: one as it is placed, and one as what became of it is looked for."""
+
+_KINDS: dict[Operation[Any, Any, Any], str] = {
+    ledger.open_entries: "open",  # a call is written down
+    ledger.settle_entries: "outcome",  # of the request to place it
+    overdue.look_for_overdue: "look",
+    overdue.settle_overdue: "verdict",
+    deliveries.poll: "poll",
+}
+
 
 class Boundary:
     """Counts down a step, once armed, and kills the process at zero, or freezes it.
 
     Args:
-        step: one of `BOUNDARIES`, or nothing.
+        step: one of `BOUNDARIES` or `CALL_BOUNDARIES`, or nothing.
         after: how many times it is to be reached.
         commits: a file that gets a line for each commit of notifications, or nothing.
         number: of the signal that it gets.
@@ -79,11 +96,13 @@ class Boundary:
                 signal.pthread_kill(threading.get_ident(), self._number)
 
     def _reach_with(self, when: str, jobs: Sequence[Job]) -> None:
-        kinds = [_kind(job) for job in jobs]
-        for kind in ("put", "forward", "dead", "settle", "poll"):
-            self.reach(f"{when} {kind}", kinds.count(kind))
-        if self._commits >= 0 and when == "after" and "put" in kinds:
-            os.write(self._commits, b"%d\n" % kinds.count("put"))
+        kinds = Counter[str]()
+        for job in jobs:
+            kinds[_kind(job)] += len(job.result.looks) if isinstance(job.result, Found) else 1
+        for kind, times in kinds.items():
+            self.reach(f"{when} {kind}", times)
+        if self._commits >= 0 and when == "after" and kinds["put"]:
+            os.write(self._commits, b"%d\n" % kinds["put"])
 
     def _watch_commits(self) -> None:
         commit = Database.commit
@@ -130,4 +149,4 @@ def _kind(job: Job) -> str:
         return "put" if argument.owner else "forward"  # who forwards takes no lease
     if job.operation is deliveries.settle:
         return "dead" if argument.state is State.DEAD else "settle"
-    return "poll" if job.operation is deliveries.poll else ""
+    return _KINDS.get(job.operation, "")

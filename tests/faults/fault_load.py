@@ -6,11 +6,12 @@ import asyncio
 import random
 import time
 from collections import Counter, defaultdict
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from attrs import define, field, frozen
-from fault_platform import BROKEN, OK, Connection, body_of
+from attrs import frozen
+from fault_balancer import Balancer
+from fault_platform import OK, body_of
 from fault_scene import Server, until
 from fault_waits import Asker, read_waits
 
@@ -94,14 +95,6 @@ class _Killing:
         return is_its_own and work not in self.done
 
 
-@define
-class _Pool:
-    """Connections to one process, and one over which it is asked to wait."""
-
-    asker: Asker
-    idle: list[Connection] = field(factory=list[Connection])
-
-
 class Load:
     """Posts to replicas at random, and has others wait for what was posted.
 
@@ -119,7 +112,8 @@ class Load:
         self._replicas = replicas
         self._rate = rate
         self._chance = random.Random(str(rate))  # noqa: S311 - the same each time
-        self._pools: dict[Server, _Pool] = {}
+        self._balancer = Balancer()
+        self._askers: dict[Server, Asker] = {}
         self._waits: set[_Wait] = set()
         self._killings: list[_Killing] = []
         self._begun = 0
@@ -161,44 +155,26 @@ class Load:
             await self._wait_on(replicas[-1].server, call_id)
 
     async def _wait_on(self, server: Server, call_id: str) -> None:
-        if await self._pool(server).asker.ask(call_id):
+        if server not in self._askers:
+            self._askers[server] = Asker(server.address)
+        if await self._askers[server].ask(call_id):
             self._waits.add(_Wait(call_id, server))
 
     async def _post(
         self, replicas: Sequence[Replica], call_id: str, reason: str, delay: float
     ) -> None:
         await asyncio.sleep(delay)
-        for replica in replicas:
-            # As nginx does: another one, as long as nothing was sent.
-            with suppress(ConnectionRefusedError):
-                await self._post_to(replica.server, call_id, reason)
-                return
-        raise AssertionError("no replica listens")
-
-    async def _post_to(self, server: Server, call_id: str, reason: str) -> None:
         platform = self._scene.platform
-        pool = self._pool(server)
-        connection = pool.idle.pop() if pool.idle else Connection(server.url)
         began = time.monotonic()
-        try:
-            status = await connection.post(body_of(call_id, reason))
-        except ConnectionRefusedError:
-            raise
-        except BROKEN:
-            connection.close()
+        status = await self._balancer.post(replicas, body_of(call_id, reason))
+        if status is None:
             self._unanswered += 1
         else:
-            pool.idle.append(connection)
             self.statuses[status] += 1
             if platform.answered.get(call_id) != OK:
                 platform.answered[call_id] = status
         self._posted += 1
         platform.slowest = max(platform.slowest, time.monotonic() - began)
-
-    def _pool(self, server: Server) -> _Pool:
-        if server not in self._pools:
-            self._pools[server] = _Pool(Asker(server.address))
-        return self._pools[server]
 
     async def kill_replica(self, replica: Replica) -> None:
         """Kill a replica's process, and start another one at once."""
@@ -256,10 +232,9 @@ class Load:
         )
 
     async def _stop(self) -> None:
-        for pool in self._pools.values():
-            await pool.asker.close()
-            for connection in pool.idle:
-                connection.close()
+        for asker in self._askers.values():
+            await asker.close()
+        self._balancer.close()
         for replica in self._replicas:
             await replica.server.stop()
             assert not list(replica.spool.rglob("*.spool")), "nothing stays behind"

@@ -26,14 +26,15 @@ _PAUSE = 0.02  # seconds: a load that leaves the server some air
 BROKEN = (OSError, asyncio.IncompleteReadError)
 
 
-def body_of(call_id: str, reason: str = "HangUp") -> bytes:
-    """A notification's body."""
+def body_of(call_id: str, reason: str = "HangUp", **more: str) -> bytes:
+    """A notification's body; `more` are fields that not every one has."""
     return json.dumps(
         {
             "callidentifier": call_id,
             "status": "Disconnected",
             "endTime": "2023-08-29 08:52:10",
             "reason": reason,
+            **more,
         }
     ).encode()
 

@@ -1,7 +1,8 @@
 """The process under test: a callback server that others kill, block and starve.
 
-It is given a file of options in JSON, and writes its address into the file that they name. What
-its handlers have done stands in another file, line by line, which no crash takes back.
+Where there is a platform for it, it has a client too, which places calls. It is given a file of
+options in JSON, and writes its address into the file that they name. What its handlers have done
+stands in another file, line by line, which no crash takes back.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ from typing import Any
 from unittest import mock
 
 from fault_boundaries import Boundary
+from fault_calls import client_in, placing
 from fault_clock import bend_time
 from fault_waits import take_questions
 
-from qmc_async import CallbackServer, Delivery, Disconnected, Reason, Retry
-from qmc_async.callback import dispatcher
-from qmc_async.store import Store, deliveries, ladder
+from qmc_async import CallbackServer, Delivery, Disconnected, Overdue, Reason, Retry
+from qmc_async.callback import dispatcher, watchdog
+from qmc_async.store import Store, deliveries, ladder, overdue
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +54,10 @@ class Handlers:
         if options["handlers"] == "noop":
             server.on_disconnected(name="good")(self.noop)
             return
+        if options["handlers"] == "calls":
+            server.on_disconnected(name="ended")(self.ended)
+            server.on_missing(name="overdue")(self.overdue)
+            return
         quick = Retry(attempts=2, first_delay=0.02, longest_delay=0.02)
         later = Retry(attempts=9, first_delay=options["later"], longest_delay=options["later"])
         by = server.on_disconnected
@@ -70,6 +76,16 @@ class Handlers:
             name = self._options["name"]
             told = f"{handler} {event.call_id} {name} {time.monotonic()}\n"
             os.write(self._runs, told.encode())
+
+    async def ended(self, event: Disconnected) -> None:
+        """Take a moment, and note our id of the call."""
+        await asyncio.sleep(self._options["takes"])
+        os.write(self._handled, f"ended {event.out_call_id}\n".encode())
+
+    async def overdue(self, event: Overdue) -> None:
+        """The same, and what the call is taken for."""
+        await asyncio.sleep(self._options["takes"])
+        os.write(self._handled, f"{event.outcome} {event.out_call_id}\n".encode())
 
     async def noop(self, _: Disconnected) -> None:
         """Do nothing."""
@@ -113,6 +129,8 @@ class Handlers:
 
 def hasten(options: dict[str, Any]) -> None:
     """Make leases short, and a slow disk no reason for an answer other than success."""
+    if not options["watchdog"]:
+        mock.patch.object(watchdog.Watchdog, "start").start()
     if patience := options["spool_patience"]:
         mock.patch.object(ladder, "_SPOOL_PATIENCE", patience).start()
     if lease := options["lease"]:
@@ -121,31 +139,41 @@ def hasten(options: dict[str, Any]) -> None:
         mock.patch.object(dispatcher, "_POLLED_EVERY", 0.2).start()
         mock.patch.object(dispatcher, "_CHECKED_EVERY", 1.0).start()
         mock.patch.object(dispatcher, "_CANCELLED_DELAY", lease).start()
+        mock.patch.object(overdue, "_LATER", int(lease * 1000)).start()
+        mock.patch.object(overdue, "_PLACED_WITHIN", int(lease * 1000)).start()
+        mock.patch.object(watchdog, "_LOOKED_EVERY", 0.1).start()
+        mock.patch.object(watchdog, "_LONGEST_LOOK", lease * 0.4).start()
+        mock.patch.object(watchdog, "_FIRST_DELAY", lease).start()
 
 
 async def main(options: dict[str, Any]) -> None:
     """Serve until SIGTERM."""
     boundary = Boundary(options["kill"], options["after"], options["commits"], options["signal"])
     database = options["database"]
-    server = CallbackServer(
-        store=Store(
-            database if "://" in database else f"sqlite:///{database}", spool=options["spool"]
-        ),
-        port=0,
-        shutdown_timeout=options["shutdown_timeout"],
+    store = Store(
+        database if "://" in database else f"sqlite:///{database}",
+        spool=options["spool"],
+        patience=options["patience"],
     )
-    Handlers(server, options, boundary)
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
     loop.add_signal_handler(signal.SIGUSR1, boundary.arm)
     if options["armed"]:
         boundary.arm()
-    async with server, take_questions(server, options):
-        address = Path(options["address"])
-        address.with_suffix(".part").write_text(server.url)
-        address.with_suffix(".part").rename(address)
-        await stopping.wait()
+    async with client_in(options, store) as client:
+        server = CallbackServer(
+            client=client,
+            store=store,
+            port=options["port"],
+            shutdown_timeout=options["shutdown_timeout"],
+        )
+        Handlers(server, options, boundary)
+        async with server, take_questions(server, options), placing(options, client):
+            address = Path(options["address"])
+            address.with_suffix(".part").write_text(server.url)
+            address.with_suffix(".part").rename(address)
+            await stopping.wait()
 
 
 def run(options: dict[str, Any]) -> int:

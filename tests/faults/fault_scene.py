@@ -38,13 +38,15 @@ _WANTED: Final = {
 }
 
 
-async def until(condition: Callable[[], object], what: str, *, seconds: float = 30) -> None:
+async def until(
+    condition: Callable[[], object], what: str, *, seconds: float = 30, every: float = 0.02
+) -> None:
     """Wait for a condition; the time is there to notice a hang."""
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
             pytest.fail(f"{what}: not within {seconds:g} s")
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(every)
 
 
 class Server:
@@ -153,6 +155,7 @@ class Scene:
         self.platform = Platform()
         self.given_up: set[str] = set()
         self._handled = folder / "handled"
+        self._called = folder / "called"
         self._nursery = nursery
         self._servers: list[Server] = []
 
@@ -179,6 +182,14 @@ class Scene:
             "runs": "",
             "waits": "",
             "shutdown_timeout": 5.0,
+            "port": 0,
+            "patience": 0.4,
+            "platform": "",
+            "calls": "",
+            "called": str(self._called),
+            "calls_at_once": 16,
+            "missing_after": 7200.0,
+            "watchdog": True,
         } | options
 
     def launch(self, *prefix: str, fresh: bool = False, **options: Any) -> Server:  # noqa: ANN401 - see `options`
@@ -237,11 +248,19 @@ class Scene:
 
     def handled(self) -> Counter[tuple[str, str]]:
         """How many times each handler has handled each call."""
-        if not self._handled.exists():
-            return Counter()
-        # A process that dies may leave half a line, which is no handling.
-        lines = self._handled.read_text().split("\n")[:-1]
-        return Counter((line.rpartition(" ")[0], line.rpartition(" ")[2]) for line in lines)
+        return _read_notes(self._handled)
+
+    def called(self) -> Counter[tuple[str, str]]:
+        """What became of each call that was to be placed, as often as it was tried."""
+        return _read_notes(self._called)
+
+    def pending(self) -> set[tuple[str, str]]:
+        """Which handlers are yet to be done with which calls, by our ids of these."""
+        rows = self.query(
+            "SELECT d.handler, e.out_call_id FROM qmc_deliveries d"
+            " JOIN qmc_events e ON e.event_id = d.event_id WHERE d.due_at IS NOT NULL"
+        )
+        return {(handler, out_call_id) for handler, out_call_id in rows}
 
     def dead(self) -> set[tuple[str, str]]:
         """Which handlers have given up which calls."""
@@ -290,6 +309,14 @@ class Scene:
         """The broken files that were put away."""
         found = self.folder.rglob("*.corrupt-*")
         return [one for one in found if not one.name.endswith(("-wal", "-shm"))]
+
+
+def _read_notes(file: Path) -> Counter[tuple[str, str]]:
+    if not file.exists():
+        return Counter()
+    # A process that dies may leave half a line, which is no note.
+    lines = file.read_text().split("\n")[:-1]
+    return Counter((line.rpartition(" ")[0], line.rpartition(" ")[2]) for line in lines)
 
 
 def _to_text(value: object) -> object:

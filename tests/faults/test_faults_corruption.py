@@ -120,7 +120,7 @@ async def test_broken(
     status, problems = await server.ready()
     assert (status, "set_aside" in problems) == (503, True)
     # A copy that is not whole is gone on with after a restart.
-    await until(lambda: "events were copied from" in server.log.read_text(), "it is copied")
+    await until(lambda: "calls were copied from" in server.log.read_text(), "it is copied")
     await server.stop()
     [(old,)] = scene.query("SELECT count(*) FROM qmc_events WHERE event_id LIKE '%-old-%'")
     server = await scene.start()
