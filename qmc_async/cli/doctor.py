@@ -1,0 +1,175 @@
+"""`qmc doctor`: what is wrong, told before a customer does."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections import Counter
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Final
+
+import click
+from attrs import asdict
+from rich.console import Group
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from qmc_async.cli.running import FAILED, console_for, running
+from qmc_async.cli.shown import one_line
+from qmc_async.cli.visit import identifier, store_option
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Sequence
+
+    from qmc_async.doctor import Finding
+
+__all__ = ["doctor"]
+
+# By status: the mark, the same in ASCII, and its style.
+_MARKS: Final = {
+    "failed": ("✗", "x", "bold red"),
+    "warning": ("!", "!", "bold yellow"),
+    "ok": ("✓", "+", "green"),
+    "skipped": ("–", "-", "bright_black"),
+}
+_INDENT: Final = 2
+
+
+@click.command()
+@click.option(
+    "--callback-url",
+    envvar="QMC_CALLBACK_URL",
+    show_envvar=True,
+    metavar="URL",
+    help="The address on the platform's console, whole, as the server's url says it.",
+)
+@click.option(
+    "--public-url",
+    metavar="URL",
+    help="Instead: scheme and host, as the server has it; path and token are added.",
+)
+@click.option(
+    "--archive-handler",
+    default="archive",
+    show_default=True,
+    metavar="NAME",
+    type=identifier,
+    help="The handler that archives recordings.",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True, max=600),
+    default=5.0,
+    show_default=True,
+    help="Seconds for each check; they go on at the same time.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@store_option
+@click.pass_context
+@running
+async def doctor(
+    context: click.Context,
+    *,
+    callback_url: str | None,
+    public_url: str | None,
+    archive_handler: str,
+    timeout: float,  # noqa: ASYNC109 - an option of the command line
+    url: str,
+    as_json: bool,
+) -> None:
+    """Tell what is wrong, before a customer does: settings, platform, callback address, store.
+
+    It places no call and changes nothing. To see whether the platform accepts the signature, it
+    asks for the recording of a call that does not exist; to see where the callback address leads,
+    it posts a signed probe there, which no handler sees.
+
+    Exit status: 0 all is well, or there are only warnings; 1 something failed.
+
+    Example: qmc doctor --public-url https://crm.example.com
+    """
+    if public_url is not None:
+        source = context.get_parameter_source("callback_url")
+        if source is click.core.ParameterSource.COMMANDLINE:
+            raise click.UsageError("--callback-url and --public-url are two ways to say the same")
+        callback_url = None
+    from qmc_async.doctor import diagnose  # noqa: PLC0415 - see `visit`
+
+    waiting = console_for(stderr=True)
+    # Not the usual spinner, which is no ASCII.
+    status = waiting.status("looking", spinner="line") if waiting.is_terminal else nullcontext()
+    with _quiet(), status:
+        findings = await diagnose(
+            url,
+            callback_url=callback_url,
+            public_url=public_url,
+            archive_handler=archive_handler,
+            timeout=timeout,
+        )
+    has_failed = any(finding.status == "failed" for finding in findings)
+    if as_json:
+        listed = [asdict(finding) for finding in findings]
+        # In ASCII: the platform speaks Chinese, and not every terminal does.
+        click.echo(json.dumps({"ok": not has_failed, "findings": listed}))
+    else:
+        _show(findings)
+    if has_failed:
+        sys.exit(FAILED)
+
+
+@contextmanager
+def _quiet() -> Generator[None]:
+    """Keep the library's own log out of what is shown: it says the same in other words."""
+    logger, handler = logging.getLogger("qmc_async"), logging.NullHandler()
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+def _show(findings: Sequence[Finding]) -> None:
+    console = console_for()
+    is_ascii = console.options.ascii_only
+    rows = [
+        (
+            Text(_MARKS[finding.status][is_ascii], _MARKS[finding.status][2]),
+            finding.name.replace("_", " "),
+            _shown(finding.found, is_ascii=is_ascii),
+            _shown(finding.advice, is_ascii=is_ascii),
+        )
+        for finding in findings
+    ]
+    summary = _summary(findings)
+    if not console.is_terminal:
+        width = max(len(name) for _, name, _, _ in rows)
+        for mark, name, found, advice in rows:
+            click.echo(f"{mark} {name:<{width}}  {found}")
+            if advice:
+                click.echo(f"{'':<{width + 4 + _INDENT}}{advice}")
+        click.echo(f"\n{summary}")
+        return
+    table = Table.grid(padding=(0, 1))
+    for no_wrap in (True, True, False):
+        table.add_column(no_wrap=no_wrap, overflow="fold")
+    for mark, name, found, advice in rows:
+        below = [Padding(Text(advice, "italic"), (0, 0, 0, _INDENT))] if advice else []
+        table.add_row(mark, name, Group(Text(found), *below))
+    console.print(table)
+    console.print(f"\n{summary}", markup=False)
+
+
+def _shown(text: str, *, is_ascii: bool) -> str:
+    line = one_line(text)
+    return line.encode("ascii", "backslashreplace").decode() if is_ascii else line
+
+
+def _summary(findings: Sequence[Finding]) -> str:
+    counts = Counter(str(finding.status) for finding in findings)
+    counted = (
+        f"{counts[status]} {status}{'s' if status == 'warning' and counts[status] > 1 else ''}"
+        for status in _MARKS
+        if counts[status]
+    )
+    return ", ".join(counted)
