@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from qmc_async.archive import RecordingArchive
 from qmc_async.callback import CallbackServer
 from qmc_async.callback.delivery import Delivery, Postpone, Reject, Retry
 from qmc_async.client import AsyncQmcClient
@@ -62,6 +63,7 @@ __all__ = [
     "RateLimited",
     "Reason",
     "Recording",
+    "RecordingArchive",
     "RecordingError",
     "RecordingFile",
     "RecordingResult",

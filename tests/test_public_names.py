@@ -86,6 +86,7 @@ def test_the_public_names() -> None:
         "RateLimited",
         "Reason",
         "Recording",
+        "RecordingArchive",
         "RecordingError",
         "RecordingFile",
         "RecordingResult",

@@ -29,6 +29,7 @@ EXPECTED = {
     "Every call is accounted for": "no need to wait any longer: inferred",
     "Nobody's telephone rings twice": "it was placed after all, and ended with HangUp",
     "Recordings": "saved as call.wav",
+    "An archive of recordings": "archived: 192044 bytes",
     "The sandbox": "they talked for 0:59:53",
 }
 

@@ -12,6 +12,7 @@ import click
 from qmc_async.cli.calls import call, end, recording
 from qmc_async.cli.doctor import doctor
 from qmc_async.cli.events import events
+from qmc_async.cli.recordings import recordings
 from qmc_async.cli.report import report
 from qmc_async.cli.simulation import demo, narrate, sandbox
 
@@ -27,5 +28,5 @@ def cli() -> None:
     """Quanmayun two-way callback: place calls, hear how they ended, keep their recordings."""
 
 
-for _command in (call, demo, doctor, end, events, recording, report, sandbox):
+for _command in (call, demo, doctor, end, events, recording, recordings, report, sandbox):
     cli.add_command(_command)
