@@ -57,8 +57,11 @@ class ObjectServer:
                 self.objects[key] = await request.read()
                 tag = {"ETag": _tag(self.objects[key])} if self.tags_what_is_put else {}
                 return web.Response(headers=tag)
+            case "DELETE":  # so do old versions of obstore
+                self.objects.pop(key, None)
+                return web.Response(status=204)
             case "POST" if "delete" in request.query:
-                # So does obstore delete, also where it is one object only.
+                # So do new ones, also where it is one object only.
                 gone = re.findall("<Key>(.*?)</Key>", await request.text())
                 for one in gone:
                     self.objects.pop(unescape(one), None)

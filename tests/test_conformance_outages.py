@@ -139,9 +139,15 @@ class _Load:
 @pytest.mark.timeout(150)
 @pytest.mark.parametrize("how", ["killed", "frozen"])
 async def test_a_server_that_goes_away_under_load(
-    database: TestDatabase, tmp_path: Path, how: str, caplog: pytest.LogCaptureFixture
+    database: TestDatabase,
+    tmp_path: Path,
+    how: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Each notification is answered with success all the while, stored once, and handled once."""
+    monkeypatch.setattr("qmc_async.store.deliveries.LEASE", 5.0)
+    monkeypatch.setattr("qmc_async.callback.dispatcher._RENEWED_EVERY", 1.0)
     server = database.server
     leave, come = (server.kill, server.start) if how == "killed" else (server.freeze, server.thaw)
     async with (
