@@ -219,3 +219,12 @@ async def test_listing(platform: FaultyPlatform, tmp_path: Path) -> None:
             names.extend(one.out_call_id for one in part)
         assert names == [f"order-{number}" for number in reversed(range(5))]
         assert (await entry_of(client, "order-4")).call_id == "c-1"
+
+
+def test_two_stores(tmp_path: Path) -> None:
+    """A server looks for its client's calls where the ledger is: another store is a mistake."""
+    client = client_of("http://127.0.0.1:9", url_in(tmp_path))
+    with pytest.raises(ConfigError, match="the client has its own") as caught:
+        CallbackServer(client=client, store="sqlite://")
+    assert caught.value.setting == "store"
+    assert CallbackServer(client=client, store=client.store).client is client

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import insert, select
@@ -20,7 +20,7 @@ from qmc_async.store.schema import calls, deliveries, events
 from qmc_async.store.sqlite_file import is_corrupt
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Generator, Sequence
     from pathlib import Path
 
     from sqlalchemy import Connection, Table
@@ -123,33 +123,33 @@ class Salvage:
         known = bodies_of(connection, [row["event_id"] for row in rows])
         copied = 0
         for row in rows:
-            try:
-                with connection.begin_nested():
-                    there = known.get(row["event_id"])
-                    if there is not None and there != row["body"]:
-                        self._put(connection, row)
-                    else:
-                        self._copy_event(connection, row, is_known=there is not None)
-            except StatementError as error:  # what was broken is not only what cannot be read
-                if isinstance(error, OperationalError) or is_corrupt(error):
-                    raise  # it is the fresh file that fails
-                self.unread += 1
-            else:
-                copied += row["event_id"] not in known
+            with self._passing_over(connection):
+                there = known.get(row["event_id"])
+                if there is not None and there != row["body"]:
+                    self._put(connection, row)
+                else:
+                    self._copy_event(connection, row, is_known=there is not None)
+                copied += there is None
         return copied
 
     def _copy_calls(self, connection: Connection, rows: list[dict[str, Any]]) -> int:
         copied = 0
         for row in rows:
             del row["seq"]
-            try:
-                with connection.begin_nested():
-                    copied += _copy_call(connection, row)
-            except StatementError as error:
-                if isinstance(error, OperationalError) or is_corrupt(error):
-                    raise
-                self.unread += 1
+            with self._passing_over(connection):
+                copied += _copy_call(connection, row)
         return copied
+
+    @contextmanager
+    def _passing_over(self, connection: Connection) -> Generator[None]:
+        """Leave a row out that the fresh file does not take: what can be read may be broken too."""
+        try:
+            with connection.begin_nested():
+                yield
+        except StatementError as error:
+            if isinstance(error, OperationalError) or is_corrupt(error):
+                raise  # it is the fresh file that fails
+            self.unread += 1
 
     def _put(self, connection: Connection, row: dict[str, Any]) -> None:
         # Another report of the call came meanwhile: to that one, this is a conflict, or the same.
