@@ -23,7 +23,7 @@ _REFUSED = (
 )
 _MAGIC = (
     ("wav", re.compile(rb"RI(?:FF|FX)....WAVE|RF64....WAVE", re.DOTALL)),
-    # A frame of layer II or III; the tag's version is never 255.
+    # A tag, or a frame of layer II or III.
     ("mp3", re.compile(rb"ID3[\x02-\x04]|\xff[\xe2-\xe5\xf2-\xf5\xfa-\xfd]")),
     ("aac", re.compile(rb"\xff[\xf0\xf1\xf8\xf9]|ADIF")),
     ("amr", re.compile(rb"#!AMR(?:-WB)?(?:_MC1\.0)?\n")),
@@ -34,8 +34,14 @@ _MAGIC = (
     ("webm", re.compile(rb"\x1a\x45\xdf\xa3")),
 )
 _BYTE_ORDER_MARKS = (b"\xff\xfe", b"\xfe\xff", b"\xef\xbb\xbf")
-# Which no text has, in any of the encodings that an error page comes in.
-_CONTROL = re.compile(rb"[\x00-\x08\x0b\x0e-\x1f\x7f]")
+# What a host may send in place of a sound and still call one; and a page in UTF-16. None is so
+# short that a sound of a format unknown here is likely to begin with it.
+_NO_SOUND = re.compile(
+    rb"\x1f\x8b\x08|PK\x03\x04|\x89PNG|\xff\xd8\xff|GIF8|%PDF|\0?<\0?(?:[!?]|h\0?t\0?m\0?l)",
+    re.IGNORECASE,
+)
+# Which no text has, in any of the encodings that an error page comes in: ESC is of one of them.
+_CONTROL = re.compile(rb"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f\x7f]")
 _SHORTEST_WAV = 44
 # Who writes a WAV file to a pipe does not know its length: 0, or about the most there could be.
 _NO_LENGTH = 0x7FFF0000
@@ -54,14 +60,16 @@ def recognise(head: bytes, content_type: str) -> str:
         content_type: what the server calls it, in lower case.
 
     Returns:
-        Its format, such as ``wav``; ``unknown`` for what the server calls audio and what is no
-        text; empty for what is no audio.
+        Its format, such as ``wav``; ``unknown`` for what the server calls audio, and what is no
+        text, picture or archive; empty for what is no audio.
     """
     for name, magic in _MAGIC:
         if magic.match(head):
             return name
+    if not content_type.startswith("audio/") or _NO_SOUND.match(head):
+        return ""
     text = head.startswith(_BYTE_ORDER_MARKS) or not _CONTROL.search(head)
-    return "" if text or not content_type.startswith("audio/") else "unknown"
+    return "" if text else "unknown"
 
 
 def claimed_length(head: bytes) -> int | None:

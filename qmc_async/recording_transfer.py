@@ -1,9 +1,8 @@
 """One recording over HTTP: over as many connections as it takes, and with no byte of another file.
 
 What a cut connection has brought is kept. The next one asks for the rest, and goes on only if the
-reply is the same file from that very byte: by the entity tag or the date that the first reply had
-(RFC 9110, 13.1.5), and by the file's length. Any other reply starts from the first byte, and so
-does one from a host that gives neither.
+reply is the same file from that very byte: by a strong entity tag or date that both replies have
+(RFC 9110, 8.8 and 13.1.5), and by the file's length. Any other reply starts from the first byte.
 """
 
 from __future__ import annotations
@@ -13,12 +12,15 @@ import hashlib
 import logging
 import re
 import time
+from datetime import UTC, datetime, timedelta
+from email.utils import formatdate, parsedate_to_datetime
 from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
 import aiohttp
 from yarl import URL
 
 from qmc_async.audio_format import HEAD, claimed_length, is_refused, recognise
+from qmc_async.numbers import mask_in_text
 from qmc_async.recording_address import ForbiddenAddressError
 from qmc_async.retry import LONGEST_WAIT, back_off, parse_retry_after
 
@@ -41,6 +43,10 @@ SessionFor: TypeAlias = "Callable[[URL], aiohttp.ClientSession]"
 """The session for an address: without ``Authorization``, and let out to allowed hosts only."""
 
 _PIECE = 256 * 1024
+# By so many bytes a WAV file may be shorter than it says: its head is not counted, and an odd byte
+# padded, but some recorders do it the other way round. It is half a millisecond of sound.
+_MISCOUNTED = 8
+_LONGEST_TYPE = 60  # characters
 _NO_ADDRESS = "its address is no address of the web"
 _MOST_REDIRECTS = 5
 _OK, _PARTIAL, _NOT_THAT_RANGE = 200, 206, 416
@@ -156,16 +162,10 @@ class Transfer:
         self.format = ""
         self._expected: int | None = None
         self._marks: dict[str, str] = {}
-
-    @property
-    def _validator(self) -> str:
-        """What the rest of this very file can be asked for with; empty if it is nothing."""
-        tag = self._marks.get("ETag", "")
-        # A weak one promises the same sound, not the same bytes.
-        return tag if tag.startswith('"') else self._marks.get("Last-Modified", "")
+        self._validator = ""
 
     async def _attempt(self) -> None:
-        if not self._marks:
+        if not self._validator:
             self._start_over()  # nothing could tell whether the rest is the rest of this file
         response = await self._open()
         try:
@@ -184,8 +184,7 @@ class Transfer:
         headers = {"Accept-Encoding": "identity"}
         if self.written:
             headers["Range"] = f"bytes={self.written}-"
-            if self._validator:
-                headers["If-Range"] = self._validator
+            headers["If-Range"] = self._validator
         location, base = self._recording.file_url, URL()
         for _ in range(_MOST_REDIRECTS + 1):
             base = _join(base, location)
@@ -225,7 +224,10 @@ class Transfer:
         if part is None or int(part[1]) != self.written:
             return False
         marks = _marks_of(response)
-        if any(marks[name] != self._marks[name] for name in marks.keys() & self._marks.keys()):
+        # Not every host heeds If-Range: the reply must show itself what it is a part of.
+        if self._validator not in marks.values() or any(
+            marks[name] != self._marks[name] for name in marks.keys() & self._marks.keys()
+        ):
             return False
         total = int(part[2])
         if self._expected is None:
@@ -241,6 +243,7 @@ class Transfer:
             self._start_over()  # also where the rest was asked for
             self._expected = response.content_length
             self._marks = _marks_of(response)
+            self._validator = _validator_of(response)
         elif status != _PARTIAL or not self.written:
             wait = parse_retry_after(response.headers.get("Retry-After", ""), time.time())
             raise TransferError(
@@ -249,8 +252,11 @@ class Transfer:
                 retry_after=wait,
             )
         if is_refused(response.content_type):
-            raise TransferError(f"its address leads to {response.content_type}, not to audio")
-        if response.headers.get("Content-Encoding", "identity").lower() != "identity":
+            kind = mask_in_text(response.content_type)[:_LONGEST_TYPE]
+            raise TransferError(f"its address leads to {kind}, not to audio")
+        if any(
+            each.lower() != "identity" for each in response.headers.getall("Content-Encoding", [])
+        ):
             raise TransferError("it came compressed, without being asked to")
         self._check_size(self._expected or 0)
 
@@ -259,8 +265,10 @@ class Transfer:
         while True:
             piece, problem = b"", None
             try:
-                piece = await anext(pieces, b"")
-            except (aiohttp.ClientError, TimeoutError) as error:
+                # aiohttp tells who reads nothing of a malformed chunk, or that by RuntimeError.
+                async with asyncio.timeout(self._timeout.sock_read):
+                    piece = await anext(pieces, b"")
+            except (aiohttp.ClientError, TimeoutError, RuntimeError) as error:
                 problem = _broke(error)
             if problem is not None:
                 raise problem
@@ -311,7 +319,7 @@ class Transfer:
             raise TransferError(
                 "its length was not given, so that nobody can tell whether it is whole", again=True
             )
-        if claimed is not None and self.written < claimed:
+        if claimed is not None and self.written + _MISCOUNTED < claimed:
             raise TransferError("it is shorter than it says itself: it may still be being written")
 
 
@@ -342,6 +350,29 @@ def _marks_of(response: aiohttp.ClientResponse) -> dict[str, str]:
         for name in ("ETag", "Last-Modified")
         if name in response.headers
     }
+
+
+def _validator_of(response: aiohttp.ClientResponse) -> str:
+    """What the rest of this very file can be asked for with (RFC 9110, 8.8); empty if nothing is.
+
+    A weak tag promises the same sound, not the same bytes; so does a date within the second in
+    which the file may have been written once more.
+    """
+    tag = response.headers.get("ETag", "")
+    if tag.startswith('"'):
+        return tag
+    modified = response.headers.get("Last-Modified", "")
+    now = response.headers.get("Date", "") or formatdate(usegmt=True)
+    try:
+        age = _to_time(now) - _to_time(modified)
+    except (ValueError, OverflowError):
+        return ""
+    return modified if age >= timedelta(seconds=1) else ""
+
+
+def _to_time(date: str) -> datetime:
+    parsed = parsedate_to_datetime(date)
+    return parsed.replace(tzinfo=parsed.tzinfo or UTC)  # HTTP has no other zone
 
 
 def _broke(error: BaseException) -> TransferError:

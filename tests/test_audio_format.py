@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import wave
 
@@ -58,18 +59,27 @@ TEXTS: dict[str, bytes] = {
     "plain": b"not found",
     "nothing": b"",
     "the word RIFF": b"RIFF is what it should have been",
+    "HTML in UTF-16 without a mark": PAGE.encode("utf-16-le"),
+    "HTML in UTF-16, big-endian, without a mark": PAGE.encode("utf-16-be"),
+    "HTML without a DOCTYPE, in UTF-16 without a mark": "<html><p>没有".encode("utf-16-le"),
+    "ISO-2022-JP": "録音はありません".encode("iso2022-jp"),
     "the word ID3": b"ID3 is what it should have been",
     "the word OggS": b"OggS is what it should have been",
     "the word fLaC": b"fLaC is what it should have been",
     "the word AMR": b"#!AMR is what it should have been",
 }
-BINARY: dict[str, bytes] = {
+OTHER: dict[str, bytes] = {
     "PNG": b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR",
+    "JPEG": b"\xff\xd8\xff\xe0\0\x10JFIF\0",
     "GIF": b"GIF89a\x01\0\x01\0",
-    "gzip": b"\x1f\x8b\x08\0\0\0\0\0",
+    "PDF": b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n\0",
+    "gzip": gzip.compress(PAGE.encode()),
     "ZIP": b"PK\x03\x04\x14\0",
+}
+BINARY: dict[str, bytes] = {
     "a film": b"RIFF\x24\x08\0\0AVI LIST",
-    "zeros": bytes(100),
+    "silence": bytes(100),
+    "silence in G.711": b"\x7f" * 100,
     "an MPEG frame of layer I": b"\xff\xff\x10\x00",
 }
 
@@ -107,6 +117,13 @@ def test_a_real_file() -> None:
 def test_text(text: str, content_type: str) -> None:
     """A text is no sound, in whichever encoding, and whatever the host calls it."""
     assert recognise(TEXTS[text], content_type) == ""
+
+
+@pytest.mark.parametrize("other", OTHER)
+@pytest.mark.parametrize("content_type", ["audio/wav", "application/octet-stream"])
+def test_no_sound(other: str, content_type: str) -> None:
+    """Pictures, documents and archives are no sound, whatever the host calls them."""
+    assert recognise(OTHER[other], content_type) == ""
 
 
 @pytest.mark.parametrize("binary", BINARY)

@@ -35,6 +35,7 @@ from recording_host import (
     no_wait,
     serves,
     until_closed,
+    wav,
 )
 
 from qmc_async.errors import RecordingError
@@ -52,6 +53,7 @@ LENGTH = len(AUDIO)
 HALF = LENGTH // 2
 PAGE = b"<!DOCTYPE html><title>\xe5\x87\xba\xe9\x94\x99</title>" + b"<p>no</p>" * 200
 AS_AUDIO = "Content-Type: audio/wav\r\n"
+CHUNK = b"3e8\r\n" + AUDIO[:1000]
 
 
 @pytest.fixture(autouse=True)
@@ -100,6 +102,19 @@ async def stall(connection: Connection) -> None:
     await asyncio.sleep(3600)
 
 
+def in_packets(*parts: bytes) -> Behaviour:
+    """Begin a reply in chunks, and send what follows piece by piece; then stay connected."""
+
+    async def behaviour(connection: Connection) -> None:
+        await connection.answer(until_closed(b"", AS_AUDIO + "Transfer-Encoding: chunked\r\n"))
+        for part in parts:
+            await asyncio.sleep(0.05)
+            connection.writer.write(part)
+        await asyncio.sleep(3600)
+
+    return behaviour
+
+
 def says(*lines: str, body: bytes = AUDIO) -> Behaviour:
     """Send all of the file under a head of these lines, and close."""
     return once(until_closed(body, "".join(f"{line}\r\n" for line in lines)))
@@ -145,6 +160,12 @@ NOTHING_USABLE: dict[str, tuple[Behaviour, str]] = {
     "cut": (cut, "broke"),
     "cut in a chunk": (cut_in_a_chunk, "broke"),
     "no last chunk": (no_last_chunk, "broke"),
+    "no chunk": (in_packets(b"zz\r\n"), "broke"),
+    "no chunk after one": (in_packets(CHUNK + b"\r\n", b"zz\r\n"), "broke"),
+    "no chunk behind one": (in_packets(CHUNK + b"\r\nzz\r\n"), "broke"),
+    "a chunk that goes on": (in_packets(CHUNK, b"XX3e8\r\n"), "broke"),
+    "a reply in a chunk's place": (in_packets(CHUNK + b"\r\n", http(b"", "502 Oops")), "broke"),
+    "a trailer that is none": (in_packets(CHUNK + b"\r\n0\r\n", b"a\0\r\n\r\n"), "broke"),
     "reset": (reset, "broke"),
     "stalled": (stall, "broke"),
     "no answer": (never_answer, "broke"),
@@ -154,9 +175,10 @@ NOTHING_USABLE: dict[str, tuple[Behaviour, str]] = {
     "HTTP 1.0, cut": (once(b"HTTP/1.0 200 OK\r\n\r\n" + AUDIO[:HALF]), "nobody can tell"),
     "one byte too many": (says(f"Content-Length: {LENGTH + 1}"), "broke"),
     "twice as long": (says(f"Content-Length: {LENGTH * 2}"), "broke"),
-    "one byte too few": (says(f"Content-Length: {LENGTH - 1}"), "shorter than it says"),
+    "nine bytes too few": (says(f"Content-Length: {LENGTH - 9}"), "shorter than it says"),
     "half as long": (says(f"Content-Length: {HALF}"), "shorter than it says"),
     "two lengths": (says(f"Content-Length: {LENGTH}", "Content-Length: 5"), "broke"),
+    "nine bytes more": (once(http(wav(LENGTH, LENGTH + 9), headers=AS_AUDIO)), "shorter than it"),
     "no length at all": (says("Content-Length: all of it"), "broke"),
     "a negative length": (says("Content-Length: -1"), "broke"),
     "a length of no end": (says(f"Content-Length: {10**40}"), "broke"),
@@ -170,6 +192,15 @@ NOTHING_USABLE: dict[str, tuple[Behaviour, str]] = {
     ),
     "compressed": (
         always(http(gzip.compress(AUDIO), headers=AS_AUDIO + "Content-Encoding: gzip\r\n")),
+        "compressed",
+    ),
+    "compressed, said second": (
+        always(
+            http(
+                gzip.compress(AUDIO),
+                headers=AS_AUDIO + "Content-Encoding: identity\r\nContent-Encoding: gzip\r\n",
+            )
+        ),
         "compressed",
     ),
     "compressed by another name": (
@@ -216,6 +247,15 @@ async def test_nothing_usable(
     # Who has the address can listen.
     assert "rec-token" not in str(caught.value) + caplog.text
     assert "rec-sign" not in str(caught.value) + caplog.text
+
+
+@pytest.mark.parametrize("more", [1, 8])
+async def test_a_head_that_counts_itself(more: int, client: AsyncQmcClient, tmp_path: Path) -> None:
+    """A recorder that counts the head, or padding that it leaves out, is not a cut file."""
+    sound = wav(5000, 5000 + more)
+    async with FaultyPlatform(always(http(sound, headers=AS_AUDIO))) as files:
+        saved = await client.download(at(files.url), tmp_path / "call.wav")
+    assert saved.path.read_bytes() == sound
 
 
 @pytest.mark.parametrize(

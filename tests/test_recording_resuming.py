@@ -119,11 +119,10 @@ async def test_marks(headers: str, client: AsyncQmcClient, tmp_path: Path, *, si
     [
         ('ETag: "1"\r\n' + DATE, '"1"'),
         ('ETag: W/"1"\r\n' + DATE, "Tue, 29 Aug 2023 00:50:26 GMT"),
-        ('ETag: W/"1"\r\n', None),
     ],
 )
 async def test_condition(
-    headers: str, condition: str | None, client: AsyncQmcClient, tmp_path: Path
+    headers: str, condition: str, client: AsyncQmcClient, tmp_path: Path
 ) -> None:
     """The rest is asked for on a condition, for which a weak tag is not good (RFC 9110, 13.1.5)."""
     async with FaultyPlatform(serves(Kept(AUDIO, headers, cuts=[HALF]))) as files:
@@ -206,11 +205,14 @@ MARKS: list[tuple[str, str, bool]] = [
     ('ETag: "1"\r\n', 'ETag: "2"\r\n', False),
     (DATE, LATER, True),
     (DATE, LATER, False),
-    ('ETag: W/"1"\r\n', 'ETag: W/"2"\r\n', True),
     ('ETag: W/"1"\r\n' + DATE, 'ETag: W/"1"\r\n' + LATER, True),
     ('ETag: W/"1"\r\n' + DATE, 'ETag: W/"1"\r\n' + LATER, False),
+    ('ETag: W/"1"\r\n' + DATE, 'ETag: W/"2"\r\n' + DATE, False),
     ('ETag: "1"\r\n', "", True),
+    ('ETag: "1"\r\n', "", False),
+    ('ETag: "1"\r\n', LATER, False),
     (DATE, "", True),
+    (DATE, "", False),
 ]
 """Before and after, and whether the host heeds If-Range: what it must do if all else is alike."""
 
@@ -227,6 +229,28 @@ async def test_another_file(
         saved = await client.download(at(files.url), tmp_path, on_progress=first.note)
     check(saved, content)
     assert files.seen[1].headers["range"] == f"bytes={HALF}-"
+
+
+@pytest.mark.parametrize("content", [OTHER, LONGER, SHORTER], ids=["same", "longer", "shorter"])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        'ETag: W/"1"\r\n',
+        "ETag: 1\r\n",
+        "Last-Modified: yesterday\r\n",
+        f"Last-Modified: Tue, 29 Aug {10**40} 00:50:26 GMT\r\n",
+        DATE.replace("Last-Modified", "Date") + DATE,
+    ],
+    ids=["weak", "unquoted", "no date", "no year", "written within this second"],
+)
+async def test_marks_that_two_files_may_share(
+    headers: str, content: bytes, client: AsyncQmcClient, tmp_path: Path
+) -> None:
+    """Nothing is asked for by a mark that promises no bytes (RFC 9110, 8.8.1 and 8.8.2.2)."""
+    first, second = Kept(AUDIO, headers, cuts=[HALF]), Kept(content, headers)
+    async with FaultyPlatform(serves(first), serves(second)) as files:
+        check(await client.download(at(files.url), tmp_path), content)
+    assert not any("range" in request.headers for request in files.seen)
 
 
 @pytest.mark.parametrize("content", [LONGER, SHORTER], ids=["longer", "shorter"])
@@ -251,7 +275,7 @@ async def test_changes_again_and_again(client: AsyncQmcClient, tmp_path: Path) -
 
 def rest(headers: str, body: bytes = AUDIO[HALF:], status: str = "206 Partial Content") -> bytes:
     """An answer to the question for the rest."""
-    return http(body, status, "Content-Type: audio/wav\r\n" + headers)
+    return http(body, status, 'Content-Type: audio/wav\r\nETag: "1"\r\n' + headers)
 
 
 LIES: dict[str, bytes] = {
@@ -368,8 +392,10 @@ async def test_the_rest_of_a_file_without_length(client: AsyncQmcClient, tmp_pat
 async def test_the_rest_in_chunks(client: AsyncQmcClient, tmp_path: Path) -> None:
     """The rest may come in chunks, and is whole where it ends at the file's length."""
     kept = Kept(AUDIO, cuts=[HALF], written=0)
-    says = f"Transfer-Encoding: chunked\r\nContent-Range: bytes {HALF}-{LENGTH - 1}/{LENGTH}\r\n"
-    chunks = in_chunks(AUDIO[HALF:], says).replace(b"200 OK", b"206 Partial Content", 1)
+    says = f"Content-Range: bytes {HALF}-{LENGTH - 1}/{LENGTH}\r\nTransfer-Encoding: chunked\r\n"
+    chunks = in_chunks(AUDIO[HALF:], 'ETag: "1"\r\n' + says).replace(
+        b"200 OK", b"206 Partial Content", 1
+    )
     async with FaultyPlatform(serves(kept), once(chunks)) as files:
         check(await client.download(at(files.url), tmp_path, on_progress=kept.note), AUDIO)
     assert len(files.requests) == 2
