@@ -93,7 +93,7 @@ async def test_not_ready_is_no_error(tmp_path: Path, caplog: pytest.LogCaptureFi
     [
         http(b"", "404 Not Found"),
         http(b"<html>not yet</html>", headers="Content-Type: text/html\r\n"),
-        http(SOUND[:-1], headers="Content-Type: audio/wav\r\n"),
+        http(SOUND[:-9], headers="Content-Type: audio/wav\r\n"),
     ],
 )
 async def test_a_file_that_is_not_there_yet(

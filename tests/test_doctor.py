@@ -245,7 +245,21 @@ async def test_a_signed_request_that_hangs(monkeypatch: Setting) -> None:
             "the",
         ),
         (said(40401, "没有录音"), Status.OK, "HTTP 200, code 40401: 没有录音"),
-        (said(4, "x" * 1000), Status.OK, f"code 4: {'x' * 100}"),
+        (said(40401, "call not found"), Status.OK, "HTTP 200, code 40401: call not found"),
+        (said(4, "x" * 1000), Status.WARNING, f"code 4: {'x' * 100}"),
+        (said(4, ""), Status.WARNING, "nobody can tell whether it is accepted: HTTP 200, code 4"),
+        (said(500, "系统异常"), Status.WARNING, "nobody can tell"),
+        (said(404, "录音不存在", "404 Not Found"), Status.WARNING, "nobody can tell"),
+        (
+            http(orjson.dumps({"code": 200, "success": False, "msg": "处理失败"})),
+            Status.WARNING,
+            "nobody can tell",
+        ),
+        (
+            http(orjson.dumps({"code": 200, "success": False, "msg": "验签失败"})),
+            Status.FAILED,
+            "it seems to be refused: HTTP 200, code 200",
+        ),
         (said(7, "签名错误"), Status.FAILED, "it seems to be refused: HTTP 200, code 7: 签名错误"),
         (said(7, "Invalid timestamp"), Status.FAILED, "it seems to be refused"),
         (said(401, "no"), Status.FAILED, "it is refused: HTTP 200, code 401: no"),
@@ -265,6 +279,43 @@ async def test_every_other_answer(
         signature = (await look())["signature"]
     assert (signature.status, found in signature.found) == (status, True), signature
     assert len(signature.found) < 200
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *("验签失败", "校验失败", "权限不足", "无权限查看录音", "应用不存在", "账号已停用"),
+        *("请先登录", "Invalid token", "Unknown application", "access denied", "No permission"),
+    ],
+)
+async def test_a_refusal_in_words_alone(words: str, monkeypatch: Setting) -> None:
+    """The document has no codes: a platform may call a refusal 500 under HTTP 200."""
+    async with platform_that(monkeypatch, always(said(500, words))):
+        signature = (await look())["signature"]
+    assert signature.status is Status.FAILED
+    assert signature.found == f"it seems to be refused: HTTP 200, code 500: {words}"
+
+
+@pytest.mark.parametrize(
+    ("status", "found"),
+    [
+        ("200 OK", Status.OK),
+        ("302 Found", Status.WARNING),
+        ("401 Unauthorized", Status.OK),
+        ("404 Not Found", Status.OK),
+        ("405 Method Not Allowed", Status.OK),
+        ("407 Proxy Authentication Required", Status.FAILED),
+        ("500 Oops", Status.FAILED),
+        ("502 Bad Gateway", Status.FAILED),
+        ("504 Gateway Timeout", Status.FAILED),
+    ],
+)
+async def test_a_base_url_that_answers(status: str, found: Status, monkeypatch: Setting) -> None:
+    """There need be no page at a base URL, but something must be there that could have one."""
+    async with platform_that(monkeypatch, always(http(b"", status))):
+        findings = await look()
+    assert findings["base_url"].status is findings["record_base_url"].status is found
+    assert status[:3] in findings["base_url"].found or found is Status.OK
 
 
 async def test_two_hosts(monkeypatch: Setting) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import shutil
 from datetime import datetime, timedelta
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -14,13 +16,13 @@ from store_support import keep, locked, names_in, store_in
 
 from qmc_async.doctor import Finding, Status
 from qmc_async.doctor.storage import examine_store
-from qmc_async.models import BEIJING
+from qmc_async.models import BEIJING, CallState, Overdue
 from qmc_async.store import Store
 from qmc_async.store.ledger import Opening
+from qmc_async.store.rows import write_overdue
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from postgres_server import PostgresServer
 
@@ -169,8 +171,8 @@ MINUTE = timedelta(minutes=1)
 @pytest.mark.parametrize(
     ("ago", "fields", "count"),
     [
-        (2 * DAY + MINUTE, {}, 1),
-        (3 * DAY - MINUTE, {}, 1),
+        (2 * DAY + MINUTE, {}, 4),
+        (3 * DAY - MINUTE, {}, 4),
         (2 * DAY - MINUTE, {}, 0),
         (3 * DAY + MINUTE, {}, 0),
         (2.5 * DAY, {"recordingResult": "fail"}, 0),
@@ -180,15 +182,15 @@ MINUTE = timedelta(minutes=1)
 async def test_recordings_that_are_about_to_expire(
     ago: timedelta, fields: dict[str, str], count: int, tmp_path: Path
 ) -> None:
-    """Those that are gone within a day, and neither archived nor ever to be."""
+    """Those that are gone within a day, and that the archive has not kept, or was never given."""
     received_at = int((datetime.now(BEIJING) - ago).timestamp() * 1000)
-    states = {"pending": None, "dead": None, "done": None}
     async with store_in(tmp_path) as store:
-        for state in states:
+        for state in ("pending", "dead", "done"):
             body = body_of(state, **ended(ago, **fields))
             await keep(store, body, {"archive": False, "crm": False})
         await keep(store, body_of("unrouted", **ended(ago, **fields)))
-        await keep(store, body_of("not for the archive", **ended(ago)), {"crm": False})
+        body = body_of("before there was an archive", **ended(ago, **fields))
+        await keep(store, body, {"crm": False})
         await keep(store, b"?", {"archive": False})
         select_in(tmp_path, "UPDATE qmc_events SET received_at = ?", received_at)
         select_in(tmp_path, "UPDATE qmc_events SET routed = (event_id <> 'unrouted')")
@@ -196,12 +198,72 @@ async def test_recordings_that_are_about_to_expire(
             "UPDATE qmc_deliveries SET state = event_id, due_at = NULL WHERE handler = 'archive'"
         )
         select_in(tmp_path, f"{query} AND event_id IN ('dead', 'done')")
-    finding = (await look_into(url_in(tmp_path)))["recordings"]
+    check_expiring((await look_into(url_in(tmp_path)))["recordings"], count)
+
+
+def check_expiring(finding: Finding, count: int) -> None:
+    """Of so many recordings it is told."""
     if count:
         assert finding.status is Status.FAILED
-        assert finding.found == "3 expire within a day, and are not archived"
+        assert finding.found.startswith(f"{count} expire within a day, and the archive's handlers")
     else:
         assert (finding.status, finding.found) == (Status.OK, "none is about to expire")
+
+
+@pytest.mark.parametrize(
+    ("ago", "outcome", "state", "count"),
+    [
+        (2.5 * DAY, CallState.INFERRED, "pending", 1),
+        (2.5 * DAY, CallState.INFERRED, "dead", 1),
+        (2.5 * DAY, CallState.INFERRED, "done", 0),
+        (2.5 * DAY, CallState.MISSING, "pending", 0),
+        (1.5 * DAY, CallState.INFERRED, "pending", 0),
+        (3 * DAY + MINUTE, CallState.INFERRED, "pending", 0),
+    ],
+)
+async def test_recordings_of_calls_that_nobody_reported(
+    ago: timedelta, outcome: CallState, state: str, count: int, tmp_path: Path
+) -> None:
+    """They are gone three days after the call was placed, however late they were noticed."""
+    event = Overdue(
+        out_call_id="order-1",
+        call_id="lost",
+        placed_at=datetime.now(BEIJING) - ago,
+        outcome=outcome,
+    )
+    async with store_in(tmp_path) as store:
+        await keep(store, body_of("lost"), {"archive of missing": False})
+        select_in(
+            tmp_path, "UPDATE qmc_events SET kind = 'missing', body = ?", write_overdue(event)
+        )
+        select_in(tmp_path, "UPDATE qmc_deliveries SET state = ?", state)
+    check_expiring((await look_into(url_in(tmp_path)))["recordings"], count)
+
+
+async def test_a_missing_call_that_cannot_be_read(tmp_path: Path) -> None:
+    """It is passed over, as nobody can tell when it was."""
+    async with store_in(tmp_path) as store:
+        await keep(store, body_of("lost"), {"archive of missing": False})
+        select_in(tmp_path, "UPDATE qmc_events SET kind = 'missing', body = ?", b"?")
+    check_expiring((await look_into(url_in(tmp_path)))["recordings"], 0)
+
+
+@pytest.mark.parametrize("call", ["is_dir", "exists"])
+async def test_a_folder_that_one_may_not_look_into(
+    call: str, tmp_path: Path, monkeypatch: Setting
+) -> None:
+    """It is told, with what to do (Python before 3.12 raises where the path may not be seen)."""
+
+    def refuse(path: Path) -> bool:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, call, refuse)
+    findings = await look_into(url_in(tmp_path))
+    assert findings["store"].status is Status.FAILED
+    assert findings["store"].found == f"{tmp_path / 'qmc.db'}: Permission denied"
+    if call == "is_dir":
+        assert findings["disk"].status is Status.WARNING
+        assert findings["disk"].found == f"{tmp_path}: Permission denied"
 
 
 async def test_on_postgresql(postgres_server: PostgresServer) -> None:

@@ -33,6 +33,7 @@ from qmc_async.errors import (
 from qmc_async.files import for_us_alone
 from qmc_async.models import RECORDING_LIFETIME, CallState, Disconnected, RecordingResult
 from qmc_async.recordings import MAX_BYTES
+from qmc_async.store.examination import of_missing
 from qmc_async.store.records import LONGEST_DELAY
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ class RecordingArchive:
         """
         server.on_disconnected(name=name, timeout=_LONGEST_ATTEMPT)(self)
         if server.client is not None:
-            server.on_missing(name=f"{name} of missing", timeout=_LONGEST_ATTEMPT)(self)
+            server.on_missing(name=of_missing(name), timeout=_LONGEST_ATTEMPT)(self)
 
     async def __call__(self, event: Disconnected | Overdue, delivery: Delivery) -> None:
         """Archive an event's recording, if it has one.

@@ -44,8 +44,12 @@ _ABOUT_ADDRESS: Final = re.compile(
     r"(?<![a-z])ip(?![a-z])|白名单|white.?list|(?<!\d)\d+\.\d+\.\d+\.\d+(?!\d)", re.IGNORECASE
 )
 _ABOUT_CREDENTIALS: Final = re.compile(
-    r"签名|鉴权|认证|授权|密钥|时间戳|\bsign|auth|app.?id|secret|timestamp", re.IGNORECASE
+    r"签名|验签|校验|鉴权|认证|授权|权限|密钥|时间戳|应用|账号|帐号|登录"
+    r"|\bsign|auth|app.?id|application|account|log.?in|secret|token|timestamp|denied|permi",
+    re.IGNORECASE,
 )
+# It was asked for the recording of a call. Who speaks of that has let us in.
+_ABOUT_THE_CALL: Final = re.compile(r"录音|通话|话单|呼叫|记录|record|call", re.IGNORECASE)
 
 
 async def examine_platform(
@@ -72,11 +76,20 @@ def _reached(name: str, url: str, answer: Answer | NoAnswer) -> Finding:
     if isinstance(answer, NoAnswer):
         advice = _ADVICE[answer.why].format(setting=setting)
         return Finding(name, Status.FAILED, f"{url}: {answer.told}", advice)
+    found = f"{url} answers HTTP {answer.status}"
     if answer.status == HTTPStatus.FORBIDDEN:
-        return Finding(
-            name, Status.WARNING, f"{url} answers HTTP 403", f"{_GUESS}; have it put there"
-        )
-    return Finding(name, Status.OK, f"{url} answers")
+        return Finding(name, Status.WARNING, found, f"{_GUESS}; have it put there")
+    if answer.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+        return Finding(name, Status.FAILED, found, "have the proxy between let requests through")
+    if answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        advice = f"the platform, or what stands before it, fails: ask it; or correct {setting}"
+        return Finding(name, Status.FAILED, found, advice)
+    if answer.status in range(HTTPStatus.MULTIPLE_CHOICES, HTTPStatus.BAD_REQUEST):
+        advice = f"correct {setting}: this is another server's address, or a sign-in page's"
+        return Finding(name, Status.WARNING, found, advice)
+    return Finding(
+        name, Status.OK, f"{url} answers"
+    )  # of most addresses that there is no such page
 
 
 def _clock(answers: list[Answer | NoAnswer]) -> Finding:
@@ -135,7 +148,8 @@ def _signature(  # noqa: PLR0911 - one for each sort of answer
         return Finding(name, Status.OK, "the platform accepts it")
     said, words = f"HTTP {outcome.http_status}", ""
     if envelope is not None:
-        said += f", code {envelope.code}: {verdict.msg[:_LONGEST_MSG]}"
+        said += f", code {envelope.code}"
+        said += f": {verdict.msg[:_LONGEST_MSG]}" if verdict.msg else ""
         words = envelope.msg  # as it came: masked, an address would be none
     if _ABOUT_ADDRESS.search(words) or outcome.http_status == HTTPStatus.FORBIDDEN:
         advice = f"{_GUESS}; have it put there. If it is, compare QMC_APP_SECRET with the console"
@@ -146,17 +160,29 @@ def _signature(  # noqa: PLR0911 - one for each sort of answer
         return Finding(name, Status.FAILED, found, _reasons(clock))
     if verdict.error is RateLimited:
         return Finding(name, Status.WARNING, f"not checked: {said}", "try again in a minute")
-    if envelope is None:
+    if outcome.http_status < HTTPStatus.MULTIPLE_CHOICES and _ABOUT_THE_CALL.search(words):
+        found = f"the platform accepts it, and says of a call that does not exist: {said}"
+        return Finding(name, Status.OK, found)
+    return _unclear(outcome.http_status, said, is_envelope=envelope is not None)
+
+
+def _unclear(status: int, said: str, *, is_envelope: bool) -> Finding:
+    """Of an answer that says nothing of the signature."""
+    name = "signature"
+    if not is_envelope:
         advice = (
             "correct QMC_RECORD_BASE_URL or QMC_RECORD_PATH, of which the document has two; or "
             f"({_GUESS})"
         )
         found = f"a page that is no answer of the platform's ({said})"
         return Finding(name, Status.FAILED, found, advice)
-    if outcome.http_status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return Finding(name, Status.FAILED, f"the platform fails: {said}", "ask the platform")
-    found = f"the platform accepts it, and says of a call that does not exist: {said}"
-    return Finding(name, Status.OK, found)
+    advice = (
+        "if this is about the recording of a call that does not exist, all is well; else compare "
+        "QMC_APP_SECRET with the platform's console, and QMC_RECORD_PATH with the document"
+    )
+    return Finding(name, Status.WARNING, f"nobody can tell whether it is accepted: {said}", advice)
 
 
 def _reasons(clock: Finding) -> str:
@@ -178,5 +204,6 @@ def _envelope_of(reply: Reply) -> Envelope | None:
 
 def _is_success(reply: Reply, envelope: Envelope | None) -> bool:
     """Whether the platform says yes, though without the recording's address, as there is none."""
-    is_fine = reply.http_status < HTTPStatus.MULTIPLE_CHOICES
-    return is_fine and envelope is not None and envelope.code == SUCCESS
+    if reply.http_status >= HTTPStatus.MULTIPLE_CHOICES or envelope is None:
+        return False
+    return envelope.code == SUCCESS and orjson.loads(reply.body).get("success") is not False

@@ -41,8 +41,8 @@ async def examine_store(
     if place == MEMORY:
         advice = "set QMC_STORE: in memory, a restart loses what is not handled"
         return _unseen(Finding("store", Status.WARNING, "it is memory", advice), folders)
-    if path is not None and path.parent.is_dir() and not path.exists():
-        return _unseen(_not_begun(f"there is none at {place} yet"), folders)
+    if path is not None and (not_there := _not_there(path)) is not None:
+        return _unseen(not_there, folders)
     try:
         async with asyncio.timeout(timeout), store:
             examined = await store.examine(archive_handler)
@@ -61,6 +61,15 @@ async def examine_store(
     else:
         kept = Finding("store", Status.OK, f"{place} keeps what it has committed")
     return [kept, _disk(folders), _overdue(examined), _dead(examined), _expiring(examined)]
+
+
+def _not_there(path: Path) -> Finding | None:
+    try:
+        if path.parent.is_dir() and not path.exists():
+            return _not_begun(f"there is none at {path} yet")
+    except OSError as error:
+        return Finding("store", Status.FAILED, f"{path}: {error.strerror}", _ANOTHER)
+    return None
 
 
 def _told(error: Exception) -> str:
@@ -83,10 +92,14 @@ def _folders(path: Path | None) -> list[Path]:
 
 
 def _disk(folders: list[Path]) -> Finding:
-    there = [folder for folder in folders if folder.is_dir()]
-    if not there:
+    try:
+        free = [(shutil.disk_usage(folder).free, folder) for folder in folders if folder.is_dir()]
+    except OSError as error:
+        advice = "run qmc doctor as the user that the server runs as"
+        return Finding("disk", Status.WARNING, f"{error.filename}: {error.strerror}", advice)
+    if not free:
         return skipped("disk", "the store has no folder on this machine")
-    least, folder = min((shutil.disk_usage(folder).free, folder) for folder in there)
+    least, folder = min(free)
     found = f"{least / _GIB:.1f} GiB are free in {folder}"
     if least >= _LITTLE:
         return Finding("disk", Status.OK, found)
@@ -128,7 +141,7 @@ def _expiring(examined: Examined) -> Finding:
     return Finding(
         "recordings",
         Status.FAILED,
-        f"{examined.expiring} expire within a day, and are not archived",
-        "see what keeps the archive's handler from it (qmc events list --state pending, or dead), "
-        "or fetch them with qmc recordings backfill",
+        f"{examined.expiring} expire within a day, and the archive's handlers have not kept them",
+        "see what keeps them from it (qmc events list --state pending, or dead); or fetch them "
+        "with qmc recordings backfill, which is not seen here",
     )
