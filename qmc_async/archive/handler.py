@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from qmc_async.callback.delivery import Delivery
     from qmc_async.client import AsyncQmcClient
     from qmc_async.models import Overdue
-    from qmc_async.recordings import Progress, RecordingFile
+    from qmc_async.recordings import Progress
 
 __all__ = ["NEARLY_OVER", "RecordingArchive", "end_of", "is_recorded"]
 
@@ -205,9 +205,25 @@ class RecordingArchive:
                 max_bytes=self._max_bytes,
                 on_progress=on_progress,
             )
+            sound = key + file.path.suffix
+            described = folder / "beside"
+            fetched_at = self._client.signer.clock.datetime(time.time())
+            data = await asyncio.to_thread(sidecar_of, event, file, sound, fetched_at)
+            await asyncio.to_thread(_write, described, data)
             if await self._is_archived(key):  # another process was quicker
                 return False
-            await self._store(key, event, file, folder)
+            # Of a recording that is not there any more. Who may not delete can archive all others.
+            if await self._destination.stat(_beside(key)) is not None:
+                await self._destination.delete(_beside(key))
+            version = await self._destination.put(sound, file.path)
+            describing = asyncio.ensure_future(self._describe(key, described, version))
+            try:
+                await asyncio.shield(describing)
+            except asyncio.CancelledError:
+                # No JSON is left that nobody has compared with its sound.
+                await asyncio.wait([describing])
+                describing.exception()
+                raise
         logger.info("the recording of call %s is archived as %s", event.call_id, key)
         return True
 
@@ -224,27 +240,20 @@ class RecordingArchive:
         found = await self._destination.stat(sound)
         return found is not None and found.length == sidecar.length
 
-    async def _store(
-        self, key: str, event: Disconnected | Overdue, file: RecordingFile, folder: Path
-    ) -> None:
-        sound = key + file.path.suffix
-        fetched_at = self._client.signer.clock.datetime(time.time())
-        data = await asyncio.to_thread(sidecar_of, event, file, sound, fetched_at)
-        described = folder / "beside"
-        await asyncio.to_thread(_write, described, data)
-        # Of a recording that is not there any more. Who may not delete can archive all others.
-        if await self._destination.stat(_beside(key)) is not None:
-            await self._destination.delete(_beside(key))
-        version = await self._destination.put(sound, file.path)
+    async def _describe(self, key: str, described: Path, version: str | None) -> None:
+        """Put the JSON beside a sound, and see that it is of that very sound."""
+        data = await asyncio.to_thread(described.read_bytes)
         await self._destination.put(_beside(key), described)
-        found = await self._destination.stat(sound)
-        if found is not None and found.version == version:
+        sidecar = Sidecar.read(data)
+        found = await self._destination.stat(sidecar.key)
+        if version is not None and found is not None and found.version == version:
             return
         # Or the file server, or the object store, has no versions that one can rely on.
-        digest, _ = await hash_of(self._destination, sound)
-        if digest != file.sha256:
+        digest, _ = await hash_of(self._destination, sidecar.key)
+        if digest != sidecar.sha256:
             # Another process has fetched it too, and of the two JSONs the wrong one may be there.
-            await self._destination.delete(_beside(key))
+            if await self._destination.read(_beside(key)) == data:
+                await self._destination.delete(_beside(key))
             raise OSError("it was replaced while it was being archived")
 
 
