@@ -26,6 +26,8 @@ AddressInfo: TypeAlias = tuple[int, int, int, str, tuple[Any, ...]]
 # All that is given to hosts of the internet; `is_global` takes the unassigned rest for global too.
 _UNICAST: Final = ipaddress.IPv6Network("2000::/3")
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
+# Protocol assignments, and documentation (RFC 6890, 9637).
+_NOT_PUBLIC: Final = (ipaddress.ip_network("192.0.0.0/24"), ipaddress.ip_network("3fff::/20"))
 _TEREDO: Final = ipaddress.IPv6Network("2001::/32")
 
 
@@ -101,5 +103,10 @@ def _is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
         address not in _UNICAST or address in _TEREDO
     ):
         return False
-    # Some groups and some reserved addresses count as global.
-    return address.is_global and not address.is_multicast and not address.is_reserved
+    # Some groups and some reserved addresses count as global, and to older versions of Python more.
+    return (
+        address.is_global
+        and not address.is_multicast
+        and not address.is_reserved
+        and not any(address in network for network in _NOT_PUBLIC)
+    )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from archive_support import Keeper, archive_at, archiving, event_of, recorded
 from callback_peer import deliveries_in, hurry, make_due, until
-from faulty_platform import FaultyPlatform, unreachable
+from faulty_platform import FaultyPlatform, always, http, unreachable
 from object_server import BUCKET, KEY, KEY_ID, object_server, store_at
 from obstore.store import HTTPStore, LocalStore, MemoryStore
 from test_archive_destination import pieces_of, put
@@ -217,6 +217,28 @@ async def test_a_local_store_is_a_folder(tmp_path: Path) -> None:
     assert isinstance(folder, Folder)
     assert folder.place == str(tmp_path)
     assert destination_at(LocalStore()).place == "/"
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ("<Error><Code>SignatureDoesNotMatch</Code>%s</Error>", "SignatureDoesNotMatch"),
+        ("<Error>%s<Code>AccessDenied</Code></Error>", "AccessDenied"),
+        ("<html>%s</html>", "403"),
+    ],
+)
+async def test_what_a_store_quotes(body: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that shows which signature it got is not repeated; why it refuses is."""
+    quoted = f"<SignatureProvided>planted-signature</SignatureProvided><Id>{KEY_ID}</Id>"
+    refusal = http((body % quoted).encode(), "403 Forbidden", "Content-Type: application/xml\r\n")
+    async with FaultyPlatform(always(refusal)) as store:
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY_ID)
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", KEY)
+        monkeypatch.setenv("AWS_ENDPOINT", store.url)
+        monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
+        with pytest.raises(OSError, match=told) as caught:
+            await destination_at("s3://bucket/prefix").keys()
+    assert not [secret for secret in SECRETS if secret in str(caught.value)]
 
 
 async def test_its_representation_shows_no_password(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -326,3 +326,21 @@ def test_any_other_missing_module_is_not_explained_away(monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "qmc_async.cli", None)
     with pytest.raises(ModuleNotFoundError):
         main()
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-1", "soon"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["call", "13987654321", "13912345678", "--timeout"],
+        ["recording", "c-1", "--wait"],
+        ["doctor", "--timeout"],
+        ["events", "purge", "--older-than"],
+        ["sandbox", "--speed"],
+    ],
+)
+def test_no_quantity(words: list[str], number: str) -> None:
+    """What is no quantity is refused, and the option is named."""
+    result = CliRunner().invoke(cli, [*words, number])
+    assert result.exit_code == 2
+    assert f"'{words[-1]}'" in result.stderr

@@ -148,6 +148,13 @@ def test_a_disk_that_goes_bad(kept: Path) -> None:
     assert result.exit_code == 1
     assert re.fullmatch(r"\S+/2\.wav  it cannot be read: Is a directory\n", result.stdout)
     assert result.stderr == "2 as they were fetched, 1 wrong\n"
+    beside = kept / key_of(kept, "1", ".json")
+    beside.unlink()
+    beside.mkdir()
+    (beside / "lost+found").touch()
+    result = verify(str(kept))
+    assert "/1.wav  it cannot be read: Is a directory\n" in result.stdout
+    assert result.stderr == "1 as they were fetched, 2 wrong\n"
 
 
 @pytest.mark.parametrize("damage", ["json goes", "sound is finished"])
@@ -178,11 +185,13 @@ def test_verify_beside_a_server(kept: Path, damage: str, monkeypatch: pytest.Mon
 
 
 def test_verify_of_nothing(tmp_path: Path) -> None:
-    """A folder that is not there is a mistake; an empty one is an archive of nothing."""
+    """A folder that is not there is a mistake, and an empty one may be."""
     result = verify(str(tmp_path / "a"))
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr == f"qmc: destination: there is no folder {tmp_path / 'a'}\n"
-    assert verify(str(tmp_path)).stderr == "0 as they were fetched, 0 wrong\n"
+    result = verify(str(tmp_path))
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == f"there is no recording in {tmp_path}: is it another's?\n"
 
 
 # --- on a terminal -----------------------------------------------------------------------------

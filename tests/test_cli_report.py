@@ -205,6 +205,7 @@ def test_until_today(tmp_path: Path) -> None:
     [
         (("--since", "2026-02-01", "--until", "2026-01-31"), "--since is after --until"),
         (("--since", "9999-12-31"), "has not come yet"),
+        (("--since", "0001-01-01"), "--since is before 2000"),
         (("--since", "2026-01-01", "--json", "--html", "-"), "--json and --html -"),
         (("--since", "yesterday"), "'%Y-%m-%d'"),
         ((), "'--since'"),

@@ -40,6 +40,9 @@ SPELT = [
 """Loopback, as the system's own `connect` takes it."""
 
 INSIDE = [
+    "192.0.0.8",
+    "[3fff::1]",
+    "[2002:c000:8::1]",
     "169.254.169.254",  # where clouds give out credentials
     "100.100.100.200",  # the same, of the cloud that is near the platform
     "10.0.0.1",

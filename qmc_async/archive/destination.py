@@ -40,6 +40,8 @@ _ABANDONED: Final = 2 * 3600.0  # seconds; no attempt takes so long
 _PIECE: Final = 8 << 20
 _LONGEST_ERROR: Final = 300
 _QUERY: Final = re.compile(r"\?[^\s\"')]*")
+# What a store answers may quote the signature that it got; its code says what is wrong.
+_XML: Final = re.compile(r"<(?:.*?<Code>(\w*)</Code>)?.*")
 _PASSWORD: Final = re.compile(r"//[^\s/\"']*@")
 
 
@@ -183,7 +185,8 @@ def _import_obstore() -> None:
 
 def _told(error: Exception) -> str:
     # The rest is for whoever wrote obstore, and a query may be a signature.
-    first = _PASSWORD.sub("//", _QUERY.sub("?...", str(error).partition("\n")[0]))
+    first = _XML.sub(r"\1", _QUERY.sub("?...", str(error).partition("\n")[0]))
+    first = _PASSWORD.sub("//", first)
     return f"{type(error).__name__}: {mask_in_text(first)}"[:_LONGEST_ERROR]
 
 

@@ -49,15 +49,24 @@ async def verify(destination: Destination, keys: list[str]) -> AsyncGenerator[Ve
     Args:
         destination: where they are.
         keys: of `list_archived`.
-
-    Raises:
-        OSError: something cannot be read.
     """
     for key in keys:
         yield await _verify(destination, key)
 
 
 async def _verify(destination: Destination, key: str) -> Verified:
+    try:
+        return await _compare(destination, key)
+    except OSError as error:
+        return _unreadable(key, error)
+
+
+def _unreadable(key: str, error: OSError) -> Verified:
+    # A disk goes bad piece by piece, and the others are to be read.
+    return Verified(key, f"it cannot be read: {error.strerror or error}")
+
+
+async def _compare(destination: Destination, key: str) -> Verified:
     if not key.endswith(_JSON):
         # A server may have finished it since the keys were listed.
         if await destination.read(_beside(key)) is None:
@@ -74,8 +83,8 @@ async def _verify(destination: Destination, key: str) -> Verified:
     sound = str(PurePosixPath(key).with_suffix(PurePosixPath(sidecar.key).suffix))
     try:
         digest, length = await hash_of(destination, sound)
-    except OSError as error:  # a disk goes bad piece by piece, and the others are to be read
-        return Verified(sound, f"it cannot be read: {error.strerror or error}")
+    except OSError as error:
+        return _unreadable(sound, error)
     problem = ""
     if not length:
         problem = "it is not there, or empty"

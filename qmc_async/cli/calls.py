@@ -11,6 +11,7 @@ from rich.progress import BarColumn, DownloadColumn, TextColumn
 
 from qmc_async.callback import CallbackServer
 from qmc_async.cli.progress import progress_of
+from qmc_async.cli.quantity import Quantity
 from qmc_async.cli.running import CALLBACK_PORT, running
 from qmc_async.client import AsyncQmcClient
 
@@ -27,7 +28,7 @@ __all__ = ["call", "end", "recording"]
 @click.option("--wait", is_flag=True, help="Listen for the notification, and show how it ended.")
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Quantity(min=0, min_open=True),
     default=300.0,
     show_default=True,
     help="With --wait: seconds.",
@@ -103,7 +104,7 @@ async def end(call_id: str) -> None:
 )
 @click.option(
     "--wait",
-    type=click.FloatRange(min=0),
+    type=Quantity(min=0),
     default=0.0,
     show_default=True,
     help="Seconds to keep asking while there is none.",

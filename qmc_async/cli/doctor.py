@@ -16,6 +16,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from qmc_async.cli.quantity import Quantity
 from qmc_async.cli.running import FAILED, console_for, running
 from qmc_async.cli.shown import one_line
 from qmc_async.cli.visit import identifier, store_option
@@ -60,7 +61,7 @@ _INDENT: Final = 2
 )
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0, min_open=True, max=600),
+    type=Quantity(min=0, min_open=True, max=600),
     default=5.0,
     show_default=True,
     help="Seconds for each check; they go on at the same time.",
@@ -83,7 +84,8 @@ async def doctor(
 
     It places no call and changes nothing. To see whether the platform accepts the signature, it
     asks for the recording of a call that does not exist; to see where the callback address leads,
-    it posts a signed probe there, which no handler sees.
+    it posts a signed probe there, which no handler sees. Whoever stands between the address and the
+    server can pass that on, and learns the address.
 
     Exit status: 0 all is well, or there are only warnings; 1 something failed.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from qmc_async.cli.quantity import Quantity
 from qmc_async.cli.running import FAILED, fail, reporting
 from qmc_async.cli.shown import as_time, printable
 from qmc_async.cli.visit import PAGE, identifier, pages, store_option, visit
@@ -140,7 +141,7 @@ def _told(event_id: str, names: Sequence[str]) -> str:
 @click.option(
     "--older-than",
     "days",
-    type=click.FloatRange(0, 36500),
+    type=Quantity(0, 36500),
     metavar="DAYS",
     required=True,
     help="Only what came longer ago.",

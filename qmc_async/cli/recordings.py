@@ -157,7 +157,8 @@ class _Backfill:
 async def verify_all(destination: str) -> None:
     """Read every recording in DESTINATION again, and compare its SHA-256.
 
-    What is wrong is listed. Exit status 1: one or more are not as they were fetched.
+    What is wrong is listed. Exit status 1: one or more are not as they were fetched, or there are
+    none at all.
 
     Example: qmc recordings verify recordings
     """
@@ -172,6 +173,9 @@ async def verify_all(destination: str) -> None:
             if verified.problem:
                 wrong += 1
                 say(f"{printable(verified.key)}  {one_line(verified.problem)}", progress)
-    click.echo(f"{count - wrong} as they were fetched, {wrong} wrong", err=True)
-    if wrong:
+    if not keys:
+        click.echo(f"there is no recording in {archive.place}: is it another's?", err=True)
+    else:
+        click.echo(f"{count - wrong} as they were fetched, {wrong} wrong", err=True)
+    if wrong or not keys:
         sys.exit(FAILED)

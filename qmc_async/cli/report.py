@@ -34,6 +34,7 @@ __all__ = ["report"]
 _LATENESS: Final = timedelta(days=1)
 """How far the clock of whoever received a report may be behind the platform's."""
 
+_FIRST_YEAR: Final = 2000
 _SHORTEST_BAR: Final = 10
 _LONGEST_BAR: Final = 50
 _BLOCKS: Final = ("█", "▒", "░")
@@ -71,6 +72,8 @@ async def report(
     """
     now = datetime.now(BEIJING)
     last = min((until or now).date(), now.date())
+    if since.year < _FIRST_YEAR:
+        raise click.UsageError(f"--since is before {_FIRST_YEAR}, when there were no calls")
     if since.date() > last:
         raise click.UsageError("--since is after --until, or has not come yet")
     if as_json and html == "-":

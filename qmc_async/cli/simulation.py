@@ -11,6 +11,7 @@ import click
 from rich.table import Table
 
 from qmc_async.callback import CallbackServer
+from qmc_async.cli.quantity import Quantity
 from qmc_async.cli.running import CALLBACK_PORT, FAILED, console_for, running
 from qmc_async.numbers import mask
 from qmc_async.sandbox import DEFAULT_BEHAVIOUR, SCENARIOS_BY_DIGITS, RealClock, Sandbox
@@ -59,7 +60,7 @@ async def demo(folder: Path) -> None:
 )
 @click.option(
     "--speed",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Quantity(min=0, min_open=True),
     default=1.0,
     show_default=True,
     help="Simulated seconds per second.",
