@@ -8,9 +8,6 @@ import sqlite3
 from contextlib import asynccontextmanager, closing
 from typing import TYPE_CHECKING, Any
 
-import pytest
-from aiohttp import web
-
 from qmc_async import (
     CallbackServer,
     Credentials,
@@ -22,11 +19,15 @@ from qmc_async import (
 from qmc_async.store import Store as BaseStore
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+    from collections.abc import AsyncGenerator, Callable, Coroutine
     from pathlib import Path
 
+    import pytest
+
     from qmc_async import Delivery
+    from qmc_async.callback.address import CallbackAddress
     from qmc_async.callback.dispatcher import Dispatcher
+    from qmc_async.callback.receiver import Receiver
     from qmc_async.models import Event
     from qmc_async.store.records import Kept, Put
 
@@ -58,8 +59,8 @@ def port_of(server: CallbackServer) -> int:
 
 def path_of(server: CallbackServer) -> str:
     """Where it takes notifications, the token included."""
-    path: str = vars(server)["_path"]
-    return path
+    address: CallbackAddress = vars(server)["_address"]
+    return address.path
 
 
 def running_in(server: CallbackServer) -> set[object]:
@@ -76,10 +77,11 @@ def held_in(server: CallbackServer) -> dict[object, object]:
     return held
 
 
-def accepting_in(server: CallbackServer) -> set[object]:
+def taking_in(server: CallbackServer) -> set[object]:
     """The notifications that are being kept."""
-    accepting: set[object] = vars(server)["_accepting"]
-    return accepting
+    receiver: Receiver = vars(server)["_receiver"]
+    taking: set[object] = vars(receiver)["_taking"]
+    return taking
 
 
 class Reply:
@@ -91,7 +93,9 @@ class Reply:
         first, *lines = head.decode().split("\r\n")
         self.version, status, self.reason = first.split(" ", 2)
         self.status = int(status)
-        self.headers = dict(line.split(": ", 1) for line in lines)
+        # Not all libraries write them as the documents do.
+        named = (line.split(": ", 1) for line in lines)
+        self.headers = {name.title(): value for name, value in named}
 
 
 def request_bytes(
@@ -178,58 +182,6 @@ async def alone(**options: Any) -> AsyncGenerator[Listening]:  # noqa: ANN401 - 
     async with server:
         listening.port = port_of(server)
         yield listening
-
-
-@asynccontextmanager
-async def serving(app: web.Application) -> AsyncGenerator[int]:
-    """An application on a free port."""
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.2)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        yield runner.addresses[0][1]
-    finally:
-        await runner.cleanup()
-
-
-@web.middleware
-async def stamp(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
-    """A middleware that leaves its mark."""
-    response = await handler(request)
-    response.headers["X-Stamp"] = "yes"
-    return response
-
-
-async def home(_: web.Request) -> web.Response:
-    """Another route."""
-    return web.Response(text="home")
-
-
-def an_application() -> web.Application:
-    """Somebody's application, with routes and a middleware of its own."""
-    app = web.Application(middlewares=[stamp], client_max_size=100)
-    app.router.add_get("/", home)
-    app.router.add_post("/orders/{id}", home)
-    return app
-
-
-@asynccontextmanager
-async def attached(**options: Any) -> AsyncGenerator[Listening]:  # noqa: ANN401 - any of the server's
-    """A server in an aiohttp application that has other things to do."""
-    with_defaults: dict[str, Any] = {"shutdown_timeout": 0.2} | options
-    server = CallbackServer(**with_defaults)
-    listening = Listening(server, 0)
-    server.on_disconnected(listening.on_end)
-    server.on_unknown(listening.on_unknown)
-    app = an_application()
-    server.attach(app)
-    async with serving(app) as listening.port:
-        yield listening
-
-
-both = pytest.mark.parametrize("listen", [alone, attached], ids=["alone", "attached"])
 
 
 class Store(BaseStore):

@@ -10,7 +10,7 @@ from html import escape, unescape
 from typing import TYPE_CHECKING
 
 from aiohttp import web
-from callback_peer import serving
+from callback_shells import serving
 from obstore.store import S3Store
 
 if TYPE_CHECKING:

@@ -17,7 +17,6 @@ from callback_peer import (
     Reply,
     Store,
     alone,
-    attached,
     body_of,
     port_of,
     post_to,
@@ -25,6 +24,7 @@ from callback_peer import (
     until,
     url_in,
 )
+from callback_shells import attached
 
 from qmc_async import CallbackServer, ConfigError
 from qmc_async.callback.health import health_reply
@@ -148,14 +148,14 @@ async def test_a_server_that_does_not_run() -> None:
 )
 def test_readiness(problems: dict[str, str], status: int) -> None:
     """Each problem but a store that is away takes the server out of the balancer's list."""
-    reply = health_reply("/readyz", problems)
+    reply = health_reply("/readyz", lambda: problems)
     assert reply is not None
     assert reply.status == status
     assert json.loads(reply.body)["problems"] == list(problems)
-    alive = health_reply("/healthz", problems)
+    alive = health_reply("/healthz", lambda: problems)
     assert alive is not None
     assert alive.status == 200
-    assert health_reply("/", problems) is None
+    assert health_reply("/", lambda: problems) is None
 
 
 async def _ask(server: CallbackServer, data: bytes) -> Reply:

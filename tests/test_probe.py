@@ -21,10 +21,10 @@ from callback_peer import (
     Reply,
     alone,
     body_of,
-    both,
     select_in,
     url_in,
 )
+from callback_shells import shells
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -132,8 +132,8 @@ def test_no_other_text_is_answered(text: str) -> None:
 # --- over a socket ------------------------------------------------------------------------------
 
 
-@both
-async def test_a_server_answers_and_keeps_nothing(listen: Any, tmp_path: Path) -> None:  # noqa: ANN401 - one of the two
+@shells
+async def test_a_server_answers_and_keeps_nothing(listen: Any, tmp_path: Path) -> None:  # noqa: ANN401 - one of the shells
     """The answer has the document's form; then notifications are taken as before."""
     async with listen(signer=SIGNER, store=url_in(tmp_path)) as there:
         now = time.time()
@@ -164,9 +164,9 @@ FORGED: dict[str, Callable[[float], str]] = {
 }
 
 
-@both
+@shells
 @pytest.mark.parametrize("forged", FORGED.values(), ids=FORGED)
-async def test_a_stranger_is_refused_as_one(listen: Any, forged: Any, tmp_path: Path) -> None:  # noqa: ANN401 - one of the two, and of those above
+async def test_a_stranger_is_refused_as_one(listen: Any, forged: Any, tmp_path: Path) -> None:  # noqa: ANN401 - one of the shells, and of those above
     """It looks as if there were nothing, also with a notification's body: that is not kept."""
     async with listen(signer=SIGNER, store=url_in(tmp_path)) as there:
         reply = await ask(there, forged(time.time()), body_of())
@@ -207,5 +207,5 @@ async def test_probes_are_discreet(caplog: pytest.LogCaptureFixture) -> None:
         forged = probe_at(time.time(), secret=b"other")
         await ask(there, forged)
         [record] = caplog.records
-    assert "requests refused so far: 1, the last with HTTP 404" in record.getMessage()
+    assert "requests refused so far: 1 (probe 1), the last with HTTP 404" in record.getMessage()
     assert NONCE not in caplog.text

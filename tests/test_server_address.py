@@ -6,15 +6,8 @@ from typing import Any
 
 import aiohttp
 import pytest
-from callback_peer import (
-    SIGNER,
-    SUCCESS,
-    TOKEN,
-    alone,
-    an_application,
-    body_of,
-    port_of,
-)
+from callback_peer import SIGNER, SUCCESS, TOKEN, alone, body_of, port_of
+from callback_shells import an_application
 
 from qmc_async import (
     CallbackServer,

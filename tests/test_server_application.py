@@ -5,19 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from callback_peer import (
-    SIGNER,
-    SUCCESS,
-    Listening,
-    alone,
-    an_application,
-    attached,
-    body_of,
-    exchange,
-    request_bytes,
-    serving,
-    until,
-)
+from callback_peer import SIGNER, SUCCESS, Listening, alone, body_of, exchange, request_bytes, until
+from callback_shells import an_application, attached, serving
 
 from qmc_async import (
     CallbackServer,

@@ -13,12 +13,13 @@ from callback_peer import (
     Store,
     alone,
     body_of,
-    both,
     post_to,
     select_in,
+    taking_in,
     until,
     url_in,
 )
+from callback_shells import shells
 
 from qmc_async import (
     CallbackServer,
@@ -80,9 +81,9 @@ async def test_a_failing_handler_does_not_spoil_the_answer(
     assert "4711" in record.getMessage()
 
 
-@both
+@shells
 async def test_the_same_notification_again(
-    listen: Any,  # noqa: ANN401 - one of the two above
+    listen: Any,  # noqa: ANN401 - one of the shells
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """It is answered with success again, and handled once; the log says so."""
@@ -116,8 +117,8 @@ async def test_an_unknown_notification_before_the_report() -> None:
     assert len(there.unknown) == 1
 
 
-@both
-async def test_the_store_gets_the_bytes(listen: Any) -> None:  # noqa: ANN401 - one of the two above
+@shells
+async def test_the_store_gets_the_bytes(listen: Any) -> None:  # noqa: ANN401 - one of the shells
     """The store that was given keeps every body as it came, even if it is empty and so false."""
     store = Store()
     async with listen(store=store) as there:
@@ -169,7 +170,7 @@ async def test_stop_lets_a_notification_be_kept(tmp_path: Path) -> None:
     store.go_on.clear()
     async with alone(store=store, shutdown_timeout=5) as there:
         posting = asyncio.ensure_future(there.post(body_of()))
-        await until(lambda: vars(there.server)["_accepting"])
+        await until(lambda: taking_in(there.server))
         asyncio.get_running_loop().call_later(0.05, store.go_on.set)
     assert (await posting).body == SUCCESS
     assert select_in(tmp_path, "SELECT body FROM qmc_events") == [(body_of(),)]

@@ -12,7 +12,6 @@ from callback_peer import (
     Reply,
     Seen,
     Store,
-    accepting_in,
     body_of,
     deliveries_in,
     hurry,
@@ -21,6 +20,7 @@ from callback_peer import (
     post_to,
     running_in,
     select_in,
+    taking_in,
     until,
     url_in,
 )
@@ -101,7 +101,7 @@ async def _posting(server: CallbackServer, store: Store) -> asyncio.Future[Reply
     """A request that waits for the store."""
     store.go_on.clear()
     posting = asyncio.ensure_future(post_to(server, body_of()))
-    await until(lambda: accepting_in(server))
+    await until(lambda: taking_in(server))
     return posting
 
 

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Final
 
 import orjson
 
-from qmc_async.callback.receiver import Reply
+from qmc_async.callback.reply import Reply
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 __all__ = ["HEALTHZ", "READYZ", "health_reply"]
 
@@ -21,19 +21,20 @@ READYZ: Final = "/readyz"
 _HARMLESS: Final = frozenset({"store", "handlers"})
 
 
-def health_reply(path: str, problems: Mapping[str, str]) -> Reply | None:
+def health_reply(path: str, problems: Callable[[], Mapping[str, str]]) -> Reply | None:
     """Answer the two addresses; None where it is another.
 
     Strangers may ask, so the answer has the problems' names only.
 
     Args:
         path: of the request.
-        problems: of the server.
+        problems: tells the server's.
     """
     if path == HEALTHZ:
         return Reply(200, b'{"alive":true}')
     if path == READYZ:
-        is_ready = _HARMLESS.issuperset(problems)
-        body = orjson.dumps({"ready": is_ready, "problems": list(problems)})
+        found = problems()
+        is_ready = _HARMLESS.issuperset(found)
+        body = orjson.dumps({"ready": is_ready, "problems": list(found)})
         return Reply(200 if is_ready else 503, body)
     return None

@@ -7,123 +7,64 @@ send it again, so refusing what cannot be decoded would only lose it. It becomes
 
 from __future__ import annotations
 
-import hmac
+import asyncio
 import logging
-import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-import orjson
-from attrs import field, frozen
-
+from qmc_async.callback.guard import LONGEST_BODY
+from qmc_async.callback.reply import NOT_KEPT, RECEIVED
 from qmc_async.models import UnknownNotification
 from qmc_async.store.records import Receipt
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from qmc_async.signer import Signer
+    from qmc_async.callback.guard import Guard
+    from qmc_async.callback.reply import Reply
 
-__all__ = ["CONTENT_TYPE", "LONGEST_BODY", "PROBE", "Receiver", "Reply"]
+__all__ = ["Receiver"]
 
 logger = logging.getLogger(__name__)
 
-CONTENT_TYPE: Final = "application/json;charset=utf-8"
-LONGEST_BODY: Final = 64 * 1024
-"""Bytes. The longest notification that the document allows is under one thousand."""
-PROBE: Final = "Qmc-Probe"
-"""The header by which `qmc doctor` asks who listens here: see `Signer.probe`."""
-
-_QUIET = 60.0  # seconds between two lines about refusals: strangers must not fill the log
-
-
-@frozen
-class Reply:
-    """What to answer: an HTTP status and a body of `CONTENT_TYPE`."""
-
-    status: int
-    body: bytes = field(repr=False)
-
-
-def _reply(status: int, msg: str, data: str = "") -> Reply:
-    # Here `code` and `data` are Strings, unlike in the platform's own replies.
-    return Reply(status, orjson.dumps({"code": str(status), "msg": msg, "data": data}))
-
-
-RECEIVED: Final = _reply(200, "success")
-NOT_KEPT: Final = _reply(500, "the notification could not be kept")
-NOT_FOUND: Final = _reply(404, "not found")
-NOT_ALLOWED: Final = _reply(405, "method not allowed")
-TOO_LARGE: Final = _reply(413, "content too large")
-
 
 class Receiver:
-    """Answers the requests of one address.
+    """Takes the bodies that the guard has let through.
 
     Args:
-        path: where notifications are taken; the token in it is compared in constant time.
+        guard: refuses what is too long.
         accept: keeps a notification; once it returns, the notification is answered for.
-        signer: whose probes are answered; without one none is.
     """
 
-    def __init__(
-        self,
-        path: str,
-        accept: Callable[[Receipt], Awaitable[None]],
-        signer: Signer | None = None,
-    ) -> None:
-        self._path = path.encode()
+    def __init__(self, guard: Guard, accept: Callable[[Receipt], Awaitable[None]]) -> None:
+        self._guard = guard
         self._accept = accept
-        self._signer = signer
-        self._refused = 0
-        self._quiet_until = 0.0
+        self._taking: set[asyncio.Task[Reply]] = set()
 
-    def refuse(
-        self, method: str, path: str, length: int | None, probe: str | None = None
-    ) -> Reply | None:
-        """What to answer before the body is read, None to go on to it with `receive`.
+    async def take(self, body: bytes, problem: str = "") -> Reply:
+        """Take one notification, in a task of its own.
 
-        Args:
-            method: of the request.
-            path: of the request, percent-encoded as it came, without the query.
-            length: of the body in bytes, None where it is not declared.
-            probe: the value of the header `PROBE`, None where it is not there. A request that has
-                one is no notification, and is never kept.
-        """
-        if not hmac.compare_digest(path.encode("utf-8", "surrogateescape"), self._path):
-            return self._refuse(NOT_FOUND)
-        if method != "POST":
-            return self._refuse(NOT_ALLOWED)
-        if length is not None and length > LONGEST_BODY:
-            return self._refuse(TOO_LARGE)
-        return None if probe is None else self._answer(probe)
-
-    def _answer(self, probe: str) -> Reply:
-        answer = None if self._signer is None else self._signer.answer_probe(probe, time.time())
-        return self._refuse(NOT_FOUND) if answer is None else _reply(200, "probe", answer)
-
-    def _refuse(self, reply: Reply) -> Reply:
-        self._refused += 1
-        if time.monotonic() >= self._quiet_until:
-            self._quiet_until = time.monotonic() + _QUIET
-            logger.warning(
-                "requests refused so far: %d, the last with HTTP %d. If they are the platform's, "
-                "compare the address on its console with the server's url: a new APPSECRET, for "
-                "one, makes a new address",
-                self._refused,
-                reply.status,
-            )
-        return reply
-
-    async def receive(self, body: bytes, problem: str = "") -> Reply:
-        """Take one notification.
+        From here on, neither a sender that goes away nor a stop of the server comes between keeping
+        the notification and handing it on.
 
         Args:
             body: any bytes.
             problem: why they may not be all that was sent. What can be decoded is taken all the
                 same.
         """
+        task = asyncio.create_task(self.receive(body, problem))
+        self._taking.add(task)
+        task.add_done_callback(self._taking.discard)
+        return await asyncio.shield(task)
+
+    async def finish(self, timeout: float) -> None:  # noqa: ASYNC109 - what is late goes on
+        """Wait until all that is being taken is answered for, for so many seconds at most."""
+        if self._taking:
+            await asyncio.wait(self._taking, timeout=timeout)
+
+    async def receive(self, body: bytes, problem: str = "") -> Reply:
+        """The same as `take`, in the caller's task."""
         if len(body) > LONGEST_BODY:
-            return self._refuse(TOO_LARGE)
+            return self._guard.too_long()
         receipt = Receipt.read(body, problem)
         event = receipt.event
         if isinstance(event, UnknownNotification):

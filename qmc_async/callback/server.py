@@ -1,36 +1,38 @@
-"""`CallbackServer`: the receiver and the handlers, served by aiohttp in this process."""
+"""`CallbackServer`: the receiver and the handlers, served in this process."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import math
-import re
 import time
-from datetime import datetime
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Self
 
 from aiohttp import web
 
-from qmc_async.callback.body import read_body
+from qmc_async.callback.address import CallbackAddress
+from qmc_async.callback.aiohttp_shell import AiohttpShell
+from qmc_async.callback.asgi import AsgiApplication
 from qmc_async.callback.dispatcher import Dispatcher
-from qmc_async.callback.health import HEALTHZ, READYZ, health_reply
-from qmc_async.callback.receiver import CONTENT_TYPE, PROBE, Receiver
+from qmc_async.callback.edge import EdgeServer
+from qmc_async.callback.guard import Guard
+from qmc_async.callback.receiver import Receiver
 from qmc_async.callback.registration import Registration
 from qmc_async.callback.waiting import Waiting
 from qmc_async.callback.watchdog import Watchdog
 from qmc_async.errors import ArgumentError, ConfigError
 from qmc_async.listening import discreet_logger, listen
 from qmc_async.models import BEIJING, Call, Disconnected
-from qmc_async.settings import whole_url
+from qmc_async.signer import TOLERANCE
 from qmc_async.store import DeadLetter, Kind
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
-    from datetime import timedelta
+    from collections.abc import AsyncGenerator, AsyncIterator, Mapping
     from types import TracebackType
 
-    from qmc_async.callback.receiver import Reply
+    from qmc_async.callback.guard import Authorization, Networks
     from qmc_async.callback.watchdog import CallingClient
     from qmc_async.signer import Signer
     from qmc_async.store import Store
@@ -41,16 +43,14 @@ __all__ = ["CallbackServer"]
 logger = logging.getLogger(__name__)
 http_logger = discreet_logger(f"{__name__}.http")
 
-_LAST_PORT = 65535
 _LINGERING = 1.0  # seconds that a refused body may still flow before the connection is closed
-# Clients rewrite other characters, and dot segments, and then never find the address.
-_PATH = re.compile(r"(?!.*/\.{1,2}(?:/|$))/[A-Za-z0-9._~:@/-]*")
 
 
 class CallbackServer(Registration):
     """Takes the platform's notifications (3.2) and hands them to coroutine handlers.
 
-    It listens on its own (``async with server:``), or in an aiohttp application (`attach`).
+    It listens on its own (``async with server:``), in an aiohttp application (`attach`), or in any
+    that speaks ASGI (`asgi`).
 
     Args:
         client: whose calls are reported. The server takes its signer and its store, and looks for
@@ -67,6 +67,20 @@ class CallbackServer(Registration):
         public_url: scheme and host as the platform sees them, such as
             ``https://crm.example.com``, where a proxy stands in front; a path prefix that the
             proxy takes away may follow.
+        allowed_senders: networks and addresses that may post, such as ``"203.0.113.0/24"``, with
+            commas or as a list; everybody else gets 403. By default ``QMC_ALLOWED_SENDERS``, else
+            everybody who knows the path may.
+        trusted_proxies: networks and addresses of proxies whose ``X-Forwarded-For`` or
+            ``Forwarded`` is believed, and ``unix`` for who comes by a Unix socket. By default
+            ``QMC_TRUSTED_PROXIES``, else none.
+        authorization: the document does not say whether notifications have an ``Authorization``.
+            ``checked``: one that has none is taken, one that has a wrong one is refused;
+            ``required``: one that has none is refused too; ``ignored``: it is not looked at.
+        replay_window: how far the timestamp in it may be from the platform's clock.
+        rate_limit: how many requests of one sender are taken in a second; what is beyond is
+            refused, and does not come again. By default all.
+        max_connections: how many connections may be open on a port of our own. For a new one, one
+            is closed on which nothing is asked.
         max_concurrency: how many runs of one handler may go on at once. What is beyond waits in
             the store, and takes no memory.
         shutdown_timeout: seconds that running handlers are given when the server stops.
@@ -85,25 +99,23 @@ class CallbackServer(Registration):
         port: int = 8080,
         path: str = "/qmc/callback",
         public_url: str | None = None,
+        allowed_senders: Networks | None = None,
+        trusted_proxies: Networks | None = None,
+        authorization: Authorization = "checked",
+        replay_window: timedelta = TOLERANCE,
+        rate_limit: float | None = None,
+        max_connections: int = 1000,
         max_concurrency: int = 100,
         shutdown_timeout: float = 30.0,
     ) -> None:
-        if not _PATH.fullmatch(path):
-            raise ConfigError(
-                "path: it must start with / and hold letters, digits, and . _ ~ : @ - only",
-                setting="path",
-            )
-        if public_url is not None:
-            try:
-                public_url = whole_url(public_url)
-            except ValueError as error:
-                raise ConfigError(f"public_url: {error}", setting="public_url") from None
-        if isinstance(port, bool) or not 0 <= port <= _LAST_PORT:
-            raise ConfigError(f"port: it must be between 0 and {_LAST_PORT}", setting="port")
-        if isinstance(max_concurrency, bool) or max_concurrency < 1:
-            raise ConfigError(
-                "max_concurrency: it must be a whole number, 1 or more", setting="max_concurrency"
-            )
+        for setting, count in (
+            ("max_concurrency", max_concurrency),
+            ("max_connections", max_connections),
+        ):
+            if isinstance(count, bool) or count < 1:
+                raise ConfigError(
+                    f"{setting}: it must be a whole number, 1 or more", setting=setting
+                )
         if not 0 <= shutdown_timeout < math.inf:
             raise ConfigError(
                 "shutdown_timeout: it must be a number of seconds, 0 or more",
@@ -113,13 +125,19 @@ class CallbackServer(Registration):
             signer = signer or client.signer
             store = _store_of(client, store)
         self._client = client
-        self._host = host
+        token = "" if signer is None else signer.callback_token
+        self._address = CallbackAddress.read(host, port, path, token, public_url)
         self._port = port
-        token = "" if signer is None else f"/{signer.callback_token}"
-        self._path = path.rstrip("/") + token or "/"
-        if self._path in (HEALTHZ, READYZ):
-            raise ConfigError(f"path: {path} is taken: it tells how the server is", setting="path")
-        self._public_url = public_url
+        self._guard = Guard(
+            self._address.path,
+            signer,
+            allowed_senders=allowed_senders,
+            trusted_proxies=trusted_proxies,
+            authorization=authorization,
+            replay_window=replay_window,
+            rate_limit=rate_limit,
+        )
+        self._max_connections = max_connections
         self._shutdown_timeout = shutdown_timeout
         self._store = _to_store(store)
         super().__init__()
@@ -128,9 +146,10 @@ class CallbackServer(Registration):
         self._watchdog = None
         if client is not None:
             self._watchdog = Watchdog(self._store, client, self._dispatcher.look)
-        self._receiver = Receiver(self._path, self._accept, signer)
-        self._accepting: set[asyncio.Task[Reply]] = set()
-        self._attached = False
+        self._receiver = Receiver(self._guard, self._accept)
+        self._shell = AiohttpShell(self._guard, self._receiver, lambda: self.problems)
+        self._asgi: AsgiApplication | None = None
+        self._is_mounted = False
         self._is_ready = False
         self._has_begun = False
         self._is_finishing = False
@@ -139,7 +158,7 @@ class CallbackServer(Registration):
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def __repr__(self) -> str:
-        return f"<CallbackServer on {self._host}:{self._port}>"
+        return f"<CallbackServer on {self._address.host}:{self._port}>"
 
     @property
     def client(self) -> CallingClient | None:
@@ -153,16 +172,32 @@ class CallbackServer(Registration):
         Raises:
             RuntimeError: the port is not known yet, or outsiders' view of it never will be.
         """
-        if self._public_url:
-            return self._public_url + self._path
-        if self._attached:
-            raise RuntimeError("the application knows its address: pass public_url=")
-        if self._host in ("", "0.0.0.0", "::"):  # noqa: S104 - nothing is bound here
-            raise RuntimeError("the server listens on every address: pass public_url=")
-        if not self._port:
-            raise RuntimeError("the port is not known before the server has started")
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"http://{host}:{self._port}{self._path}"
+        return self._address.url(self._port, is_mounted=self._is_mounted)
+
+    @property
+    def refused(self) -> Mapping[str, int]:
+        """How many requests were refused so far, by the reason.
+
+        ``sender``: not among `allowed_senders`. ``rate``: beyond `rate_limit`. ``path``,
+        ``method``, ``length``: not a notification's. ``authorization``: missing, wrong or too old.
+        ``probe``: of who has another secret.
+        """
+        return self._guard.refused
+
+    @property
+    def asgi(self) -> AsgiApplication:
+        """The same as an ASGI application, such as FastAPI and Starlette mount.
+
+        Start the server in your application's lifespan, with ``async with server.asgi:``: that of a
+        mounted application does not run. The path is taken with the prefix that it is mounted at,
+        or without it, and `url` needs `public_url`.
+        """
+        self._is_mounted = True
+        if self._asgi is None:
+            self._asgi = AsgiApplication(
+                self._lifetime, self._guard, self._receiver, lambda: self.problems
+            )
+        return self._asgi
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -187,11 +222,17 @@ class CallbackServer(Registration):
         await self._begin()
         # No access log: it would show the path, and it halves the throughput.
         runner = web.ServerRunner(
-            web.Server(self._serve, access_log=None, logger=http_logger, lingering_time=_LINGERING),
+            EdgeServer(
+                self._shell.serve,
+                max_connections=self._max_connections,
+                access_log=None,
+                logger=http_logger,
+                lingering_time=_LINGERING,
+            ),
             shutdown_timeout=max(self._shutdown_timeout, 0.001),  # to aiohttp 0 is for ever
         )
         try:
-            self._port = await listen(runner, self._host, self._port)
+            self._port = await listen(runner, self._address.host, self._port)
         except BaseException:
             await self._finish(0.0)
             raise
@@ -199,7 +240,7 @@ class CallbackServer(Registration):
             await runner.cleanup()
             raise RuntimeError("this CallbackServer was stopped as it started")
         self._runner = runner
-        logger.info("the callback server listens on %s port %d", self._host, self._port)
+        logger.info("the callback server listens on %s port %d", self._address.host, self._port)
 
     async def stop(self) -> None:
         """Close the port, let the handlers end, and let nobody wait any longer.
@@ -243,19 +284,27 @@ class CallbackServer(Registration):
 
         async def serve(request: web.Request) -> web.StreamResponse:
             # In a sub-application the path stands behind a prefix, which the router has compared.
-            path = request.rel_url.raw_path
-            return await self._serve_at(self._path if path.endswith(self._path) else path, request)
+            ours, path = self._address.path, request.rel_url.raw_path
+            return await self._shell.serve_at(ours if path.endswith(ours) else path, request)
 
-        app.router.add_route("*", self._path, serve)
-        self._attached = True
+        app.router.add_route("*", self._address.path, serve)
+        self._is_mounted = True
 
         async def lifetime(_: web.Application) -> AsyncIterator[None]:
-            await self._begin()
-            yield
-            self._is_ready = False
-            await self._finish(time.monotonic() + self._shutdown_timeout)
+            async with self._lifetime():
+                yield
 
         app.cleanup_ctx.append(lifetime)
+
+    @asynccontextmanager
+    async def _lifetime(self) -> AsyncGenerator[None]:
+        """Run without a port."""
+        await self._begin()
+        try:
+            yield
+        finally:
+            self._is_ready = False
+            await self._finish(time.monotonic() + self._shutdown_timeout)
 
     async def wait_for(
         self,
@@ -392,8 +441,7 @@ class CallbackServer(Registration):
         try:
             if self._watchdog is not None:
                 await self._watchdog.stop()
-            if self._accepting:
-                await asyncio.wait(self._accepting, timeout=max(0.0, end - time.monotonic()))
+            await self._receiver.finish(max(0.0, end - time.monotonic()))
             await self._waiting.stop()
         except BaseException:
             end = 0.0
@@ -432,31 +480,6 @@ class CallbackServer(Registration):
     def _wake(self, receipt: Receipt) -> None:
         if isinstance(receipt.event, Disconnected):
             self._waiting.wake(receipt.event)
-
-    async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
-        path = request.rel_url.raw_path
-        if health := health_reply(path, self.problems):
-            return _response(health)
-        return await self._serve_at(path, request)
-
-    async def _serve_at(self, path: str, request: web.BaseRequest) -> web.StreamResponse:
-        probe = request.headers.get(PROBE)
-        reply = self._receiver.refuse(request.method, path, request.content_length, probe)
-        if reply is None:
-            body = await read_body(request)
-            # In a task of its own: from here on, neither a sender that goes away nor a stop of
-            # the server comes between keeping the notification and handing it on.
-            task = asyncio.create_task(self._receiver.receive(body.content, body.problem))
-            self._accepting.add(task)
-            task.add_done_callback(self._accepting.discard)
-            reply = await asyncio.shield(task)
-        return _response(reply)
-
-
-def _response(reply: Reply) -> web.Response:
-    return web.Response(
-        status=reply.status, body=reply.body, headers={"Content-Type": CONTENT_TYPE}
-    )
 
 
 def _store_of(client: CallingClient, store: Store | str | None) -> Store | str | None:

@@ -15,7 +15,8 @@ import orjson
 from attrs import field, frozen
 
 from qmc_async.callback import CallbackServer
-from qmc_async.callback.receiver import CONTENT_TYPE, PROBE
+from qmc_async.callback.guard import PROBE
+from qmc_async.callback.reply import CONTENT_TYPE
 from qmc_async.doctor.asking import Answer, NoAnswer, Why, ask, origin
 from qmc_async.doctor.finding import Finding, Status, amount, skipped
 from qmc_async.errors import ConfigError

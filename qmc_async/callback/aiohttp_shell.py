@@ -1,0 +1,79 @@
+"""The receiver for aiohttp: on a port of our own, and in an application."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from aiohttp import HttpVersion11, web
+from aiohttp.http import HttpProcessingError
+
+from qmc_async.callback.body import collect
+from qmc_async.callback.health import health_reply
+from qmc_async.callback.reply import CONTENT_TYPE
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping
+
+    from qmc_async.callback.guard import Guard
+    from qmc_async.callback.receiver import Receiver
+    from qmc_async.callback.reply import Reply
+
+__all__ = ["AiohttpShell"]
+
+_BROKEN: Final = (OSError, web.RequestPayloadError, HttpProcessingError)
+
+
+class AiohttpShell:
+    """Answers aiohttp's requests.
+
+    Args:
+        guard: of the server.
+        receiver: of the server.
+        problems: tells the server's.
+    """
+
+    def __init__(
+        self, guard: Guard, receiver: Receiver, problems: Callable[[], Mapping[str, str]]
+    ) -> None:
+        self._guard = guard
+        self._receiver = receiver
+        self._problems = problems
+
+    async def serve(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer whatever is asked on a port of our own."""
+        path = request.rel_url.raw_path
+        if health := health_reply(path, self._problems):
+            return _response(health)
+        return await self.serve_at(path, request)
+
+    async def serve_at(self, path: str, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer a request for this path."""
+        headers = request.headers
+        reply = self._guard.refuse(
+            request.method,
+            (path,),
+            request.content_length,
+            request.remote,
+            lambda name: headers.getall(name, ()),
+        )
+        if reply is None:
+            body = await collect(_pieces(request), _BROKEN)
+            reply = await self._receiver.take(body.content, body.problem)
+        return _response(reply)
+
+
+async def _pieces(request: web.BaseRequest) -> AsyncIterator[bytes]:
+    # Ask for the body, if the sender waits to be asked (RFC 9110, 10.1.1): an application's router
+    # does this by itself, the bare server does not.
+    is_bare = not isinstance(request, web.Request) and request.version >= HttpVersion11
+    if is_bare and request.headers.get("Expect", "").lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # nothing of the answer is sent yet
+    async for piece in request.content.iter_any():
+        yield piece
+
+
+def _response(reply: Reply) -> web.Response:
+    return web.Response(
+        status=reply.status, body=reply.body, headers={"Content-Type": CONTENT_TYPE}
+    )
