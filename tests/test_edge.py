@@ -7,7 +7,17 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
-from callback_peer import SUCCESS, Listening, Reply, Store, alone, body_of, request_bytes, until
+from callback_peer import (
+    SUCCESS,
+    Listening,
+    Reply,
+    Store,
+    alone,
+    body_of,
+    request_bytes,
+    taking_in,
+    until,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -174,8 +184,7 @@ async def test_who_is_being_answered_keeps_the_place() -> None:
         store.go_on.clear()
         for number, peer in enumerate(crowd):
             peer.send(WHOLE.replace(b"4711", b"471%d" % number))
-        taking = vars(vars(there.server)["_receiver"])["_taking"]
-        await until(lambda: len(taking) == 2)
+        await until(lambda: len(taking_in(there.server)) == 2)
         async with peers(there) as [new]:
             assert await new.is_closed()
         store.go_on.set()

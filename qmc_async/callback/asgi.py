@@ -118,9 +118,8 @@ class AsgiApplication:
         path = str(scope["path"]) if raw is None else raw.decode("latin-1")
         root = str(scope.get("root_path", ""))
         # The specification has the prefix of a mounted application in the path; not all heed it.
-        has_root = path.startswith(root)
-        inner, outer = (path[len(root) :], path) if has_root else (path, root + path)
-        if health := health_reply(inner, self._problems):
+        whole = path if path.startswith(root) else root + path
+        if health := health_reply(whole[len(root) :], self._problems):
             return health
         if self._loop is not asyncio.get_running_loop():
             raise RuntimeError(
@@ -138,7 +137,8 @@ class AsgiApplication:
         client = scope.get("client")
         refusal = self._guard.refuse(
             scope["method"],
-            (inner, outer),
+            # With all of the prefix, some of it, or none: proxies and applications add to it.
+            [whole[at:] for at in range(len(root) + 1) if whole[at : at + 1] == "/" or not at],
             int(length[:_LONGEST_NUMBER]) if is_number else None,
             client[0] if client else None,
             values,
@@ -152,9 +152,10 @@ class AsgiApplication:
         await receive()
         try:
             await self.__aenter__()
-        except Exception as error:
-            await send({"type": "lifespan.startup.failed", "message": str(error)})
-            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is told
+            problem = f"{type(error).__name__}: {error}"
+            await send({"type": "lifespan.startup.failed", "message": problem})
+            return
         await send({"type": "lifespan.startup.complete"})
         try:
             await receive()
