@@ -128,14 +128,14 @@ def an_asgi_application(server: CallbackServer, prefix: str = "/qmc") -> Starlet
 
 
 @asynccontextmanager
-async def mounted(**options: Any) -> AsyncGenerator[Listening]:  # noqa: ANN401 - any of the server's
+async def mounted(*, http: str = "h11", **options: Any) -> AsyncGenerator[Listening]:  # noqa: ANN401 - any of the server's
     """A server in an ASGI application that has other things to do."""
     with_defaults: dict[str, Any] = {"shutdown_timeout": 0.2} | options
     server = CallbackServer(**with_defaults)
     listening = Listening(server, 0)
     server.on_disconnected(listening.on_end)
     server.on_unknown(listening.on_unknown)
-    async with asgi_serving(an_asgi_application(server)) as listening.port:
+    async with asgi_serving(an_asgi_application(server), http=http) as listening.port:
         yield listening
 
 

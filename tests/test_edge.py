@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import pytest
 from callback_peer import (
@@ -18,11 +19,15 @@ from callback_peer import (
     taking_in,
     until,
 )
+from callback_shells import mounted
+
+from qmc_async.callback import uvicorn_edge
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
+    from contextlib import AbstractAsyncContextManager
 
-    from qmc_async.callback.edge import EdgeServer
+    from qmc_async.callback.places import Places
 
 DEADLINE = 0.4
 WHOLE = request_bytes(body_of()).replace(b"Connection: close\r\n", b"")
@@ -31,8 +36,11 @@ HEAD = WHOLE.partition(b"\r\n\r\n")[0]
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qmc_async.callback.edge.HEAD_DEADLINE", DEADLINE)
-    monkeypatch.setattr("qmc_async.callback.edge._TICK", 0.05)
+    monkeypatch.setattr("qmc_async.callback.places.HEAD_DEADLINE", DEADLINE)
+    monkeypatch.setattr("qmc_async.callback.places._TICK", 0.05)
+    monkeypatch.setattr("qmc_async.callback.uvicorn_edge.MAX_CONNECTIONS", 1000)
+    none: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+    monkeypatch.setattr("qmc_async.callback.uvicorn_edge._places", none)
 
 
 class Peer:
@@ -77,31 +85,51 @@ async def peers(there: Listening, count: int = 1) -> AsyncGenerator[list[Peer]]:
             peer.writer.close()
 
 
-def edge_of(there: Listening) -> EdgeServer:
-    """The server's edge."""
-    edge: EdgeServer = vars(there.server)["_runner"].server
-    return edge
+def by_itself(limit: int, **options: Any) -> AbstractAsyncContextManager[Listening]:  # noqa: ANN401 - any of the server's
+    """On a port of our own."""
+    return alone(max_connections=limit, **options)
+
+
+def by_uvicorn(limit: int, **options: Any) -> AbstractAsyncContextManager[Listening]:  # noqa: ANN401 - any of the server's
+    """Mounted in an application that uvicorn serves."""
+    vars(uvicorn_edge)["MAX_CONNECTIONS"] = limit  # it is no setting of uvicorn's
+    return mounted(http=f"{uvicorn_edge.__name__}:EdgeProtocol", **options)
+
+
+edges = pytest.mark.parametrize("edge", [by_itself, by_uvicorn], ids=["aiohttp", "uvicorn"])
+
+
+def places_of(there: Listening) -> Places[Any]:
+    """The places of the server."""
+    runner = vars(there.server)["_runner"]
+    if runner is not None:
+        found: Places[Any] = runner.server.places
+        return found
+    [found] = uvicorn_edge._places.values()  # pyright: ignore[reportPrivateUsage] - the oracle
+    return found
 
 
 # --- deadlines --------------------------------------------------------------------------------
 
 
+@edges
 @pytest.mark.parametrize(
     "begun",
-    [b"", b"P", HEAD[:30], HEAD, HEAD + b"\r\n", b"\r\n\r\n"],
-    ids=["nothing", "a byte", "a part", "no end", "half an end", "blank lines"],
+    [b"", b"P", HEAD[:30], HEAD, HEAD + b"\r\n"],
+    ids=["nothing", "a byte", "a part", "no end", "half an end"],
 )
-async def test_a_head_that_does_not_come(begun: bytes) -> None:
+async def test_a_head_that_does_not_come(edge: Any, begun: bytes) -> None:  # noqa: ANN401 - one of the two
     """A connection on which no whole head comes in time is closed."""
-    async with alone() as there, peers(there) as [peer]:
+    async with edge(1000) as there, peers(there) as [peer]:
         peer.send(begun)
         assert not await peer.is_closed(DEADLINE / 2)
         assert await peer.is_closed()
 
 
-async def test_a_head_that_drips() -> None:
+@edges
+async def test_a_head_that_drips(edge: Any) -> None:  # noqa: ANN401 - one of the two
     """The deadline is for the whole head, however steadily it comes."""
-    async with alone() as there, peers(there) as [peer]:
+    async with edge(1000) as there, peers(there) as [peer]:
         dripping = asyncio.ensure_future(peer.is_closed())
         for letter in HEAD:
             peer.send(bytes([letter]))
@@ -112,18 +140,20 @@ async def test_a_head_that_drips() -> None:
         assert await dripping
 
 
-async def test_a_second_head_that_does_not_come() -> None:
+@edges
+async def test_a_second_head_that_does_not_come(edge: Any) -> None:  # noqa: ANN401 - one of the two
     """The head of a later request has the same time."""
-    async with alone() as there, peers(there) as [peer]:
+    async with edge(1000) as there, peers(there) as [peer]:
         peer.send(WHOLE)
         assert await peer.answer() == SUCCESS
         peer.send(HEAD[:30])
         assert await peer.is_closed()
 
 
-async def test_a_quiet_connection_stays() -> None:
+@edges
+async def test_a_quiet_connection_stays(edge: Any) -> None:  # noqa: ANN401 - one of the two
     """A proxy may keep it open, and send the next notification on it at any time."""
-    async with alone() as there, peers(there) as [peer]:
+    async with edge(1000) as there, peers(there) as [peer]:
         for number in range(2):
             peer.send(WHOLE.replace(b"4711", b"471%d" % number))
             assert await peer.answer() == SUCCESS
@@ -131,10 +161,11 @@ async def test_a_quiet_connection_stays() -> None:
         assert len(there.ended) == 2
 
 
-async def test_a_body_has_a_deadline_of_its_own() -> None:
+@edges
+async def test_a_body_has_a_deadline_of_its_own(edge: Any) -> None:  # noqa: ANN401 - one of the two
     """What comes after the head is not cut off with it, nor is what is being answered."""
     store = Store()
-    async with alone(store=store) as there, peers(there) as [peer]:
+    async with edge(1000, store=store) as there, peers(there) as [peer]:
         store.go_on.clear()
         head, _, body = WHOLE.partition(b"\r\n\r\n")
         peer.send(head + b"\r\n\r\n")
@@ -150,9 +181,10 @@ async def test_a_body_has_a_deadline_of_its_own() -> None:
 # --- how many there are -----------------------------------------------------------------------
 
 
-async def test_a_new_one_takes_the_oldest_unknown_ones_place() -> None:
+@edges
+async def test_a_new_one_takes_the_oldest_unknown_ones_place(edge: Any) -> None:  # noqa: ANN401 - one of the two
     """Who fills all places with nothing closes their own, and nobody else's."""
-    async with alone(max_connections=5) as there, peers(there, 5) as crowd:
+    async with edge(5) as there, peers(there, 5) as crowd:
         crowd[0].send(WHOLE)
         assert await crowd[0].answer() == SUCCESS
         async with peers(there, 2) as [one, two]:
@@ -161,12 +193,13 @@ async def test_a_new_one_takes_the_oldest_unknown_ones_place() -> None:
             for peer in (one, two, crowd[0], crowd[3]):
                 peer.send(WHOLE)
                 assert await peer.answer() == SUCCESS
-            assert len(edge_of(there).connections) <= 5
+            assert vars(places_of(there))["_taken"] <= 5
 
 
-async def test_a_new_one_takes_the_place_of_who_was_quiet_for_longest() -> None:
+@edges
+async def test_a_new_one_takes_the_place_of_who_was_quiet_for_longest(edge: Any) -> None:  # noqa: ANN401 - one of the two
     """Where all have asked before, the one closes that has waited for longest."""
-    async with alone(max_connections=3) as there, peers(there, 3) as crowd:
+    async with edge(3) as there, peers(there, 3) as crowd:
         for peer in (crowd[1], crowd[0], crowd[2], crowd[1]):
             peer.send(WHOLE)
             assert await peer.answer() == SUCCESS
@@ -177,10 +210,11 @@ async def test_a_new_one_takes_the_place_of_who_was_quiet_for_longest() -> None:
                 assert await peer.answer() == SUCCESS
 
 
-async def test_who_is_being_answered_keeps_the_place() -> None:
+@edges
+async def test_who_is_being_answered_keeps_the_place(edge: Any) -> None:  # noqa: ANN401 - one of the two
     """Where all are being answered, the new one is closed."""
     store = Store()
-    async with alone(store=store, max_connections=2) as there, peers(there, 2) as crowd:
+    async with edge(2, store=store) as there, peers(there, 2) as crowd:
         store.go_on.clear()
         for number, peer in enumerate(crowd):
             peer.send(WHOLE.replace(b"4711", b"471%d" % number))
@@ -192,15 +226,17 @@ async def test_who_is_being_answered_keeps_the_place() -> None:
             assert await peer.answer() == SUCCESS
 
 
-async def test_a_flood_does_not_keep_a_good_sender_out() -> None:
+@edges
+async def test_a_flood_does_not_keep_a_good_sender_out(edge: Any) -> None:  # noqa: ANN401 - one of the two
     """While hundreds connect and say nothing, each notification is answered at once, and kept."""
-    async with alone(max_connections=20) as there:
+    async with edge(20) as there:
         floods = [asyncio.ensure_future(_flood(there)) for _ in range(3)]
         try:
             for number in range(100):
                 reply = await there.post(body_of(str(number)))
                 assert reply.body == SUCCESS
-                assert len(edge_of(there).connections) <= 2 * 20
+                # Closed is what the loop has seen to be closed.
+                assert vars(places_of(there))["_taken"] <= 2 * 20
         finally:
             for flood in floods:
                 flood.cancel()
@@ -219,12 +255,13 @@ async def _flood(there: Listening) -> None:
             writer.close()
 
 
-async def test_nothing_ticks_where_nobody_is() -> None:
+@edges
+async def test_nothing_ticks_where_nobody_is(edge: Any) -> None:  # noqa: ANN401 - one of the two
     """A server without connections has nothing to look at, and looks again once there is one."""
-    async with alone() as there:
+    async with edge(1000) as there:
         for _ in range(2):
             async with peers(there) as [peer]:
                 peer.send(WHOLE)
                 assert await peer.answer() == SUCCESS
-                assert vars(edge_of(there))["_tick"] is not None
-            await until(lambda: vars(edge_of(there))["_tick"] is None)
+                assert vars(places_of(there))["_tick"] is not None
+            await until(lambda: vars(places_of(there))["_tick"] is None)

@@ -18,6 +18,7 @@ from qmc_async.callback.asgi import AsgiApplication
 from qmc_async.callback.dispatcher import Dispatcher
 from qmc_async.callback.edge import EdgeServer
 from qmc_async.callback.guard import Guard
+from qmc_async.callback.places import MAX_CONNECTIONS
 from qmc_async.callback.receiver import Receiver
 from qmc_async.callback.registration import Registration
 from qmc_async.callback.waiting import Waiting
@@ -104,7 +105,7 @@ class CallbackServer(Registration):
         authorization: Authorization = "checked",
         replay_window: timedelta = TOLERANCE,
         rate_limit: float | None = None,
-        max_connections: int = 1000,
+        max_connections: int = MAX_CONNECTIONS,
         max_concurrency: int = 100,
         shutdown_timeout: float = 30.0,
     ) -> None:
