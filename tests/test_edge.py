@@ -92,7 +92,7 @@ def by_itself(limit: int, **options: Any) -> AbstractAsyncContextManager[Listeni
 
 def by_uvicorn(limit: int, **options: Any) -> AbstractAsyncContextManager[Listening]:  # noqa: ANN401 - any of the server's
     """Mounted in an application that uvicorn serves."""
-    vars(uvicorn_edge)["MAX_CONNECTIONS"] = limit  # it is no setting of uvicorn's
+    setattr(uvicorn_edge, "MAX_CONNECTIONS", limit)  # noqa: B010 - uvicorn has no setting for it
     return mounted(http=f"{uvicorn_edge.__name__}:EdgeProtocol", **options)
 
 
