@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from functools import partial
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import aiohttp
 import pytest
+from callback_shells import asgi_serving
 from click.testing import CliRunner
 from sybil import Example, Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 
 from qmc_async import AsyncQmcClient, CallbackServer
+from qmc_async.callback.guard import Guard
 from qmc_async.cli import cli
 from qmc_async.settings import Settings
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from qmc_async.sandbox import Sandbox
 
 README = Path(__file__).parents[1] / "README.md"
@@ -25,6 +31,7 @@ TEXT = README.read_text(encoding="utf-8")
 PROGRAMS = list(Sybil(parsers=[PythonCodeBlockParser()]).parse(README))
 EXPECTED = {
     "A whole program": "order-42 CalleeBusy",
+    "In FastAPI": "order-42 CalleeBusy",
     "No notification is lost": "given up: bill Reject: nobody talked",
     "Every call is accounted for": "no need to wait any longer: inferred",
     "Nobody's telephone rings twice": "it was placed after all, and ended with HangUp",
@@ -53,10 +60,23 @@ def console(platform: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CallbackServer, "start", start_and_enter)
 
 
+async def place_a_call(service: Mapping[str, Any], platform: Sandbox) -> None:
+    """Run a service behind its public address, and use it once."""
+    server: CallbackServer = service["server"]
+    order = "/calls/order-42?agent=13987654321&customer=13912340005"
+    async with asgi_serving(service["app"]) as port:
+        inside = f"http://127.0.0.1:{port}"
+        platform.callback_url = server.url.replace("https://crm.example.com", inside)
+        async with aiohttp.ClientSession() as session, session.post(inside + order) as response:
+            assert response.status == 200
+        await server.wait_for(out_call_id="order-42", timeout=20)
+
+
 @pytest.mark.usefixtures("console")
 @pytest.mark.parametrize("program", PROGRAMS, ids=section)
 def test_every_program_runs_and_says_what_it_should(
     program: Example,
+    platform: Sandbox,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -64,6 +84,8 @@ def test_every_program_runs_and_says_what_it_should(
     """A program of the README runs as it stands, and ends as its scenario prescribes."""
     monkeypatch.chdir(tmp_path)
     program.evaluate()
+    if section(program) == "In FastAPI":
+        asyncio.run(place_a_call(program.namespace, platform))
     assert EXPECTED[section(program)] in capsys.readouterr().out
 
 
@@ -101,4 +123,7 @@ def test_the_settings_table_is_whole() -> None:
     for argument in set(signature(Settings.load).parameters) - {"environ"}:
         assert f"| `{argument}` | `QMC_{argument.upper()}` |" in table
     for argument in signature(AsyncQmcClient).parameters:
+        assert f"| `{argument}` |" in table
+    guarding = set(signature(Guard).parameters) - {"path", "signer"}
+    for argument in guarding | {"max_connections", "max_concurrency", "shutdown_timeout"}:
         assert f"| `{argument}` |" in table
