@@ -327,11 +327,12 @@ def test_refusals_are_told_at_a_bounded_rate(
     guard = Guard(PATH, SIGNER, allowed_senders="198.51.100.0/24", authorization="required")
     for _ in range(1000):
         assert refusal(guard, peer="203.0.113.9", path="/planted") == FORBIDDEN
-    now += 61
+    # Another reason does not wait.
     assert refusal(guard, Authorization="planted") == FORBIDDEN
+    assert refusal(guard, path="/planted") == NOT_FOUND
     now += 61
     assert refusal(guard, path="/planted") == NOT_FOUND
-    first, second, third = (record.getMessage() for record in caplog.records)
+    first, second, third, fourth = (record.getMessage() for record in caplog.records)
     assert first.startswith(
         "requests refused so far: 1 (sender 1), the last with HTTP 403: if 203.0.113.9 is"
     )
@@ -339,8 +340,9 @@ def test_refusals_are_told_at_a_bounded_rate(
     assert "1001 (sender 1000, authorization 1)" in second
     assert "its Authorization, it is not Base64: if it is the platform's" in second
     assert "1002 (sender 1000, authorization 1, path 1), the last with HTTP 404" in third
+    assert "1003 (sender 1000, authorization 1, path 2), the last with HTTP 404" in fourth
     assert {record.levelno for record in caplog.records} == {logging.WARNING}
     assert not [secret for secret in ("planted", TOKEN, 'secret"') if secret in caplog.text]
-    assert guard.refused == {"sender": 1000, "authorization": 1, "path": 1}
+    assert guard.refused == {"sender": 1000, "authorization": 1, "path": 2}
     with pytest.raises(TypeError):
         guard.refused["sender"] = 0  # type: ignore[index] # pyright: ignore[reportIndexIssue] - the mistake

@@ -54,7 +54,7 @@ LONGEST_BODY: Final = 64 * 1024
 PROBE: Final = "Qmc-Probe"
 """The header by which `qmc doctor` asks who listens here: see `Signer.probe`."""
 
-_QUIET: Final = 60.0  # seconds between two lines about refusals: strangers must not fill the log
+_QUIET: Final = 60.0  # seconds between two lines about one reason: strangers must not fill the log
 _REMEMBERED: Final = 10_000  # senders, of whom it is known how much they have sent
 _SUBSCRIBER: Final = 64  # bits of an IPv6 address that one sender cannot choose
 # Which a proxy may have asked its users for, and passed on. The platform's has no space in it.
@@ -158,7 +158,8 @@ class Guard:
         self._replay_window = replay_window
         self._rate = None if rate_limit is None else _Rate(rate_limit)
         self._refused: Counter[str] = Counter()
-        self._quiet_until = 0.0
+        # Each reason by itself: what strangers try all day must not hide what the platform meets.
+        self._quiet_until: dict[Reason, float] = {}
 
     @property
     def refused(self) -> Mapping[str, int]:
@@ -227,8 +228,9 @@ class Guard:
     def _refuse(self, reason: Reason, detail: str = "") -> Reply:
         self._refused[reason.value] += 1
         reply = _REPLIES[reason]
-        if time.monotonic() >= self._quiet_until:
-            self._quiet_until = time.monotonic() + _QUIET
+        now = time.monotonic()
+        if now >= self._quiet_until.get(reason, 0.0):
+            self._quiet_until[reason] = now + _QUIET
             logger.warning(
                 "requests refused so far: %d (%s), the last with HTTP %d: %s",
                 self._refused.total(),
