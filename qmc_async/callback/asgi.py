@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from qmc_async.callback.body import collect
@@ -61,7 +61,7 @@ class AsgiApplication:
         self._guard = guard
         self._receiver = receiver
         self._problems = problems
-        self._running: AbstractAsyncContextManager[None] | None = None
+        self._running = AsyncExitStack()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def __aenter__(self) -> Self:
@@ -71,9 +71,8 @@ class AsgiApplication:
             RuntimeError: it is running already.
             ConfigError: the store is not fit for keeping anything.
         """
-        running = self._lifetime()
-        await running.__aenter__()
-        self._running, self._loop = running, asyncio.get_running_loop()
+        await self._running.enter_async_context(self._lifetime())
+        self._loop = asyncio.get_running_loop()
         return self
 
     async def __aexit__(
@@ -83,9 +82,8 @@ class AsgiApplication:
         traceback: TracebackType | None,
     ) -> None:
         """Stop it: give the handlers their time."""
-        running, self._running, self._loop = self._running, None, None
-        if running is not None:
-            await running.__aexit__(exc_type, exc, traceback)
+        self._loop = None
+        await self._running.aclose()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or live as long as the process.

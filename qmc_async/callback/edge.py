@@ -22,7 +22,9 @@ __all__ = ["EdgeServer"]
 class _Connection(web.RequestHandler):
     """One connection, and the places that it has one of."""
 
-    __slots__ = ("places",)
+    __slots__ = ("line", "places")
+
+    line: asyncio.BaseTransport
 
     def __init__(self, edge: EdgeServer, **options: Any) -> None:  # noqa: ANN401 - aiohttp's own
         super().__init__(edge, **options)
@@ -31,6 +33,7 @@ class _Connection(web.RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """It was opened."""
         super().connection_made(transport)
+        self.line = transport  # which aiohttp forgets as soon as it means to close it
         self.places.opened(self)
 
     def data_received(self, data: bytes) -> None:
@@ -80,6 +83,5 @@ class EdgeServer(web.Server):
 
 
 def _drop(connection: _Connection) -> None:
-    if connection.transport is not None:
-        connection.transport.abort()  # nobody waits for an answer
+    cast("asyncio.Transport", connection.line).abort()  # nobody waits for an answer
     connection.force_close()
