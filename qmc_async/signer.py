@@ -125,6 +125,16 @@ def seconds_ahead(date: str, sent: float, received: float) -> float | None:
     return parsed.timestamp() + 0.5 - (sent + received) / 2
 
 
+def _from_base64(header: str | bytes) -> str | None:
+    try:
+        raw = (header.encode() if isinstance(header, str) else header).strip()
+        decoded = base64.b64decode(raw, validate=True)
+        # Even so the decoder takes padding that is too much, and last bits that mean nothing.
+        return decoded.decode() if base64.b64encode(decoded) == raw else None
+    except (binascii.Error, UnicodeError):
+        return None
+
+
 class PlatformClock:
     """How far the platform's clock is from this machine's, learned from its ``Date`` headers.
 
@@ -224,10 +234,8 @@ class Signer:
         Returns:
             The credentials that the header names, or why it was refused.
         """
-        try:
-            raw = header.encode() if isinstance(header, str) else header
-            plain = base64.b64decode(raw.strip(), validate=True).decode()
-        except (binascii.Error, UnicodeError):
+        plain = _from_base64(header)
+        if plain is None:
             return Refusal.NOT_BASE64
         parts = plain.split(":")
         if len(parts) != _PARTS:
