@@ -189,6 +189,21 @@ async def test_another_status_is_no_problem(caplog: pytest.LogCaptureFixture) ->
     assert not caplog.records
 
 
+@pytest.mark.parametrize("failure", [None, OSError("disk full")])
+async def test_a_long_call_id_is_cut_in_the_log(
+    failure: Exception | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A body that is nothing but an id makes no line of 64 KiB, whatever is told of it."""
+    wire = {"callidentifier": "7" * 60_000, "status": "Disconnected", "callDuration": "x"}
+    body = json.dumps(wire | {"endTime": "2023-08-29 08:52:10"}).encode()
+    await Kept(failure).receiver.receive(body)
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == (1 if failure is None else 2)
+    for line in lines:
+        assert f" {'7' * 64} " in line
+        assert len(line) < 200
+
+
 async def test_the_answer_waits_until_it_is_kept() -> None:
     """Nothing is answered for before it is kept."""
     may_go_on = asyncio.Event()

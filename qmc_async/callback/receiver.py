@@ -73,8 +73,9 @@ class Receiver:
                     "a notification cannot be decoded, and is kept as it came: %s", event.problem
                 )
         elif event.problems:
+            # Ids have 64 characters at most (3.1); a stranger's may be as long as the body.
             logger.warning(
-                "parts of the notification of call %s cannot be read: %s",
+                "parts of the notification of call %.64s cannot be read: %s",
                 event.call_id,
                 "; ".join(event.problems),
             )
@@ -83,7 +84,7 @@ class Receiver:
         except Exception as error:  # noqa: BLE001 - a store may raise anything, and be answered for
             # Databases quote in their errors what they were to keep, so that is left out.
             logger.critical(
-                "the notification of call %s could not be kept (%s), and will not come again",
+                "the notification of call %.64s could not be kept (%s), and will not come again",
                 event.call_id,
                 type(error).__name__,
             )

@@ -470,10 +470,10 @@ class CallbackServer(Registration):
         if kept is None:  # it is in the spool, and its handlers get it from the store
             return
         if kept.kind is None:
-            logger.info("the notification of call %s came again", receipt.event.call_id)
+            logger.info("the notification of call %.64s came again", receipt.event.call_id)
         elif kept.kind is Kind.CONFLICT:
             logger.warning(
-                "the notification of call %s came again with other content; both are kept",
+                "the notification of call %.64s came again with other content; both are kept",
                 receipt.event.call_id,
             )
         self._dispatcher.deliver(kept)
