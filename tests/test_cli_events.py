@@ -165,6 +165,15 @@ def test_strangers_text_does_nothing_to_a_terminal(tmp_path: Path) -> None:
     assert "\x1b" not in shown
 
 
+def test_strangers_text_widens_no_other_row(tmp_path: Path) -> None:
+    """One event with a field of 60 KB does not fill the rows of all others up to its length."""
+    long = body_of("long", outCallId="o" * 60_000)
+    asyncio.run(keep(tmp_path, long, *(body_of(str(number)) for number in range(5)), calls=10))
+    lines = qmc(tmp_path, "list").output.splitlines()
+    [line] = [line for line in lines if "o" * 60_000 in line]
+    assert max(len(other) for other in lines if other != line) < 300
+
+
 def test_show_tells_everything(folder: Path) -> None:
     """Every field and every delivery of one event, in words, with numbers masked."""
     result = qmc(folder, "show", "order-2")

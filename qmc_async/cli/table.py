@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["Column", "is_wide", "show_rows"]
 
 _WIDE: Final = 110  # columns of a terminal in which nothing needs to be left out
+_PADDED: Final = 64  # the longest id (3.1): one that a stranger made longer widens no other row
 
 
 @frozen
@@ -71,7 +72,7 @@ def show_rows(columns: Sequence[Column], rows: Sequence[Sequence[Text | str]]) -
 def _show_plainly(columns: Sequence[Column], rows: Sequence[Sequence[Text | str]]) -> None:
     headings = [column.heading for column in columns]
     lines = [[str(cell) or "-" for cell in row] for row in (headings, *rows)]
-    widths = [max(map(cell_len, cells)) for cells in zip(*lines, strict=True)]
+    widths = [min(max(map(cell_len, cells)), _PADDED) for cells in zip(*lines, strict=True)]
     for line in lines:
         padded: list[str] = []
         for column, cell, width in zip(columns, line, widths, strict=True):
