@@ -105,7 +105,7 @@ async def test_no_number_and_no_token_is_shown(everything: pytest.LogCaptureFixt
             length=None,
         ),
         request_bytes(
-            _with_numbers("1"), "Content-Encoding: gzip", target=f"/qmc/callback/{TOKEN}"
+            _with_numbers("1")[1:], "Content-Encoding: gzip", target=f"/qmc/callback/{TOKEN}"
         ),
         request_bytes(
             _with_numbers("1"), f"Bad Header {NUMBERS[0]}", target=f"/qmc/callback/{TOKEN}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import HttpVersion11, web
 from aiohttp.http import HttpProcessingError
 
-from qmc_async.callback.body import collect
+from qmc_async.callback.body import collect, unpacked
 from qmc_async.callback.health import health_reply
 from qmc_async.callback.reply import CONTENT_TYPE
 
@@ -58,6 +58,9 @@ class AiohttpShell:
         )
         if reply is None:
             body = await collect(_pieces(request), _BROKEN)
+            # An application has unpacked it by itself, the bare server is told not to.
+            if not isinstance(request, web.Request):
+                body = unpacked(body, headers.get("Content-Encoding", ""))
             reply = await self._receiver.take(body.content, body.problem)
         return _response(reply)
 

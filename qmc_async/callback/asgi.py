@@ -13,7 +13,7 @@ import asyncio
 from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
-from qmc_async.callback.body import collect
+from qmc_async.callback.body import collect, unpacked
 from qmc_async.callback.health import health_reply
 from qmc_async.callback.reply import CONTENT_TYPE
 
@@ -144,6 +144,7 @@ class AsgiApplication:
         if refusal is not None:
             return refusal
         body = await collect(_pieces(receive), (_CutError,))
+        body = unpacked(body, ", ".join(values("Content-Encoding")))
         return await self._receiver.take(body.content, body.problem)
 
     async def _live(self, receive: Receive, send: Send) -> None:

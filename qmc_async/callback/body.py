@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import zlib
 from typing import TYPE_CHECKING, Final
 
 from attrs import field, frozen
@@ -12,10 +13,11 @@ from qmc_async.callback.guard import LONGEST_BODY
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-__all__ = ["BODY_DEADLINE", "Body", "collect"]
+__all__ = ["BODY_DEADLINE", "Body", "collect", "unpacked"]
 
 BODY_DEADLINE: Final = 5.0
 """Seconds for the whole body. The platform's is under one thousand bytes."""
+_ENCODINGS: Final = frozenset({"gzip", "x-gzip", "deflate"})
 
 
 @frozen
@@ -53,3 +55,26 @@ async def collect(pieces: AsyncIterator[bytes], broken: tuple[type[Exception], .
     except broken:
         problem = "the body was cut off or is malformed"
     return Body(b"".join(kept), problem)
+
+
+def unpacked(body: Body, encoding: str) -> Body:
+    """Undo a ``Content-Encoding``; what cannot be undone stays as it came, and may be read so.
+
+    Args:
+        body: as it was sent.
+        encoding: the header's value. Others than ``gzip`` and ``deflate`` are not known.
+    """
+    if body.problem or encoding.strip().lower() not in _ENCODINGS:
+        return body
+    content, rest, is_whole = b"", body.content, False
+    try:
+        # One piece more than is taken, so that a burst is refused; gzip may have several members.
+        while rest and len(content) <= LONGEST_BODY:
+            unpacker = zlib.decompressobj(zlib.MAX_WBITS | 32)  # either format, by its head
+            content += unpacker.decompress(rest, LONGEST_BODY + 1 - len(content))
+            rest, is_whole = unpacker.unused_data, unpacker.eof
+    except zlib.error:
+        return Body(body.content, "the body is not compressed as its header says")
+    if is_whole or len(content) > LONGEST_BODY:
+        return Body(content)
+    return Body(content, "the compressed body was cut off")

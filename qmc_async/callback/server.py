@@ -229,6 +229,7 @@ class CallbackServer(Registration):
                 access_log=None,
                 logger=http_logger,
                 lingering_time=_LINGERING,
+                auto_decompress=False,  # it would lose what is not compressed as it says
             ),
             shutdown_timeout=max(self._shutdown_timeout, 0.001),  # to aiohttp 0 is for ever
         )
