@@ -249,7 +249,8 @@ class Signer:
         if not hmac.compare_digest(sign.encode(), self._digest(timestamp).encode()):
             return Refusal.WRONG_SIGN
         apart = abs(int(timestamp) / 1000 - self.clock.time(now))
-        return Refusal.EXPIRED if apart > tolerance.total_seconds() else self.credentials
+        # Of no number, neither is true.
+        return self.credentials if apart <= tolerance.total_seconds() else Refusal.EXPIRED
 
     @cached_property
     def callback_token(self) -> str:
@@ -287,7 +288,7 @@ class Signer:
             return None
         # Who asks may be this machine, whose clock is wrong, or another one with a right clock.
         apart = min(abs(int(timestamp) / 1000 - time) for time in (now, self.clock.time(now)))
-        return None if apart > TOLERANCE.total_seconds() else self._mark("answer", question)
+        return self._mark("answer", question) if apart <= TOLERANCE.total_seconds() else None
 
     def is_answer(self, answer: str, probe: str) -> bool:
         """Whether it is what `answer_probe` says to a probe of ours."""

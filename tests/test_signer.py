@@ -760,3 +760,10 @@ def test_one_header_a_second_is_enough() -> None:
     assert observe(clock, _date(_T + 90), _T + 0.5, _T + 0.5) is True
     assert observe(clock, _date(_T + 90), _T + 0.9, _T + 0.9) is False
     assert clock.offset == 90.0
+
+
+def test_a_time_that_is_none() -> None:
+    """Whoever cannot say what time it is accepts nothing."""
+    nan = float("nan")
+    assert _signer().verify(_signer().sign(_NOW), nan) is Refusal.EXPIRED
+    assert _signer().answer_probe(_signer().probe(_NOW), nan) is None
