@@ -98,9 +98,15 @@ class Ledger:
             raise StoreError("the ledger is still being copied from a broken file")
 
     async def write_down(
-        self, out_call_id: str, caller: str, callee: str, *, again: bool
+        self,
+        out_call_id: str,
+        caller: str,
+        callee: str,
+        *,
+        again: bool,
+        traceparent: str | None = None,
     ) -> Opening:
-        """Write a call down before anything of it is sent.
+        """Write a call down before anything of it is sent, and by which span that is done.
 
         Raises:
             DuplicateCall: its `out_call_id` was used before, and `again` is False.
@@ -116,6 +122,7 @@ class Ledger:
             callee=callee if self._whole_numbers else mask(callee),
             again=again,
             missing_after=round(self._missing_after * 1000),
+            traceparent=traceparent,
         )
         self._placing[opening] = asyncio.get_running_loop().create_future()
         asked: asyncio.Future[LedgerEntry | None] | None = None

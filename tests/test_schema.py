@@ -314,6 +314,8 @@ ASKED: dict[str, tuple[Any, Any]] = {
     "withdraw a call": (ledger.withdraw_entries, opening("order-1", "9")),
     "a call by its id": (ledger.find_entries, ("4711", None)),
     "a call by ours": (ledger.find_entries, ("9", "order-2")),
+    "a call's trace": (ledger.find_traces, ("9", "order-2")),
+    "count waiting": (deliveries.count_waiting, ["handler", "other"]),
     "newest calls": (ledger.list_calls, CallListing(limit=10)),
     "purge calls": (ledger.purge_calls, 1 << 60),
     "count overdue calls": (ledger.count_overdue, None),
@@ -362,7 +364,13 @@ async def test_no_query_looks_through_a_table(name: str, tmp_path: Path) -> None
             f"ORDER BY {plan.removeprefix('SCAN ')}.seq DESC" in statement
         )
         is_index = re.fullmatch(r"SCAN qmc_\w+ USING (COVERING )?INDEX qmc_\w+", plan)
-        assert "SCAN" not in plan or is_index or (name.startswith("newest") and is_in_order), plan
+        # What was found by an index, and is counted, is no table.
+        assert (
+            "SCAN" not in plan
+            or is_index
+            or plan == "SCAN some"
+            or (name.startswith("newest") and is_in_order)
+        ), plan
     if name == "due":
         shown = " ".join(plan for _, plan in plans)
         assert "qmc_deliveries_due" in shown

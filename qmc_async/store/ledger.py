@@ -31,6 +31,7 @@ __all__ = [
     "count_overdue",
     "ends_of",
     "find_entries",
+    "find_traces",
     "going_on",
     "list_calls",
     "open_entries",
@@ -56,6 +57,8 @@ class Opening:
         callee: the same.
         again: whether the `out_call_id` may have been used before.
         missing_after: milliseconds from when it is placed until its notification is overdue.
+        traceparent: of the span by which it is placed (W3C Trace Context), None where there is
+            none.
     """
 
     token: str
@@ -64,6 +67,7 @@ class Opening:
     callee: str = field(repr=False)
     again: bool
     missing_after: int
+    traceparent: str | None = None
 
     @property
     def entry_ids(self) -> tuple[str, str]:
@@ -192,6 +196,7 @@ def _new_row(connection: Connection, opening: Opening, entry_id: str) -> dict[st
         "fence": 0,
         "looks": 0,
         "error": "",
+        "traceparent": opening.traceparent,
     }
 
 
@@ -262,12 +267,23 @@ def find_entries(
     connection: Connection, asked: Sequence[tuple[str | None, str | None]]
 ) -> list[LedgerEntry | None]:
     """The ledger's entries of calls, each by the platform's id or else by ours."""
-    return [_find(connection, call_id, ours) for call_id, ours in asked]
+    entries: list[LedgerEntry | None] = []
+    for call_id, ours in asked:
+        row = _find(connection, call_id, ours)
+        end = None if row is None else ends_of(connection, [row]).get(row.entry_id)
+        entries.append(None if row is None else to_entry(row, end))
+    return entries
 
 
-def _find(
-    connection: Connection, call_id: str | None, out_call_id: str | None
-) -> LedgerEntry | None:
+def find_traces(
+    connection: Connection, asked: Sequence[tuple[str | None, str | None]]
+) -> list[str | None]:
+    """The `Opening.traceparent` of calls, each by the platform's id or else by ours."""
+    rows = (_find(connection, call_id, ours) for call_id, ours in asked)
+    return [None if row is None else row.traceparent for row in rows]
+
+
+def _find(connection: Connection, call_id: str | None, out_call_id: str | None) -> Row[Any] | None:
     row = None
     ours = None if out_call_id is None else exact_key(out_call_id)
     if call_id is not None:
@@ -283,9 +299,7 @@ def _find(
         if call_id is not None:  # a call of which only our id is known; any other has its own
             wanted = and_(wanted, calls.c.call_key.is_(None))
         row = _newest(connection, wanted)
-    if row is None:
-        return None
-    return to_entry(row, ends_of(connection, [row]).get(row.entry_id))
+    return row
 
 
 def going_on(connection: Connection, keys: Iterable[str]) -> set[str]:

@@ -11,6 +11,7 @@ Rules:
    `out_call_id`, with something behind it for each further call under the same one. ``due_at`` is
    when the watchdog looks for its end, and NULL when that is settled; who looks moves it and
    raises ``fence``. That a notification has come stands in `events`, and here only later.
+   ``traceparent`` (W3C Trace Context) is of the span by which it was placed, if one was recorded.
 5. Times are milliseconds since 1970. Identifiers are as `records.exact_key` makes them.
 """
 
@@ -38,6 +39,7 @@ from sqlalchemy import (
     inspect,
     literal_column,
     select,
+    text,
 )
 
 from qmc_async.errors import ConfigError
@@ -59,7 +61,7 @@ __all__ = [
 
 Upgrade: TypeAlias = Callable[[Connection], None]
 
-VERSION: Final = 2
+VERSION: Final = 3
 
 
 def _make_the_ledger(connection: Connection) -> None:
@@ -68,7 +70,15 @@ def _make_the_ledger(connection: Connection) -> None:
     calls.create(connection)
 
 
-UPGRADES: Mapping[int, Upgrade] = {1: _make_the_ledger}
+def _link_to_traces(connection: Connection) -> None:
+    # It is there where the ledger has just been made, and where an earlier start was cut short on
+    # MySQL, which commits this by itself.
+    there = {column["name"] for column in inspect(connection).get_columns(calls.name)}
+    if calls.c.traceparent.name not in there:
+        connection.execute(text(f"ALTER TABLE {calls.name} ADD COLUMN traceparent VARCHAR(55)"))
+
+
+UPGRADES: Mapping[int, Upgrade] = {1: _make_the_ledger, 2: _link_to_traces}
 """What makes version n + 1 of version n, by n. One transaction holds all that are needed."""
 
 
@@ -183,6 +193,7 @@ calls = Table(
     Column("fence", Integer, nullable=False),
     Column("looks", Integer, nullable=False),
     Column("error", Text, nullable=False),
+    Column("traceparent", String(55)),
     sqlite_autoincrement=True,
     **_ON_MYSQL,
 )

@@ -505,6 +505,20 @@ class Store:
         """Look at what may be wrong; `archive` is the name of the handler of recordings."""
         return await self._submit(examination.examine, archive)
 
+    def trace_of(self, call_id: str | None, out_call_id: str | None) -> asyncio.Future[str | None]:
+        """The ``traceparent`` of the span by which a call was placed: see `ledger_entry`.
+
+        Raises:
+            StoreError: at once also where the database does not even take notifications.
+        """
+        if self._ladder is not None and self._ladder.problems:
+            raise StoreError("the store has other worries")
+        return self._submit(ledger.find_traces, (call_id, out_call_id))
+
+    async def count_waiting(self, handlers: Collection[str]) -> Mapping[str, int]:
+        """How many deliveries are not settled, for each of some handlers: see `deliveries`."""
+        return await self._submit(deliveries.count_waiting, handlers)
+
     async def count_pending(self) -> int:
         """How many deliveries are not settled."""
         return await self._submit(deliveries.count_pending, None)
