@@ -34,6 +34,7 @@ from qmc_async.recordings import MAX_BYTES, fetch
 from qmc_async.retry import back_off
 from qmc_async.settings import Settings
 from qmc_async.signer import Signer
+from qmc_async.telemetry import telemetry_for
 from qmc_async.transport import DEFAULT_LIMITS, Transport
 from qmc_async.verdict import CALL, END_CALL, RECORD, NoReply, Reply, Success, judge, to_error
 
@@ -46,10 +47,12 @@ if TYPE_CHECKING:
     import httpx
 
     from qmc_async.ledger import Ledger
+    from qmc_async.models import FileResult
     from qmc_async.numbers import NumberMode
     from qmc_async.recordings import Progress, RecordingFile
     from qmc_async.settings import LedgerNumbers, Network
     from qmc_async.store import Store
+    from qmc_async.telemetry import Placing, Span
     from qmc_async.verdict import Endpoint
 
 __all__ = ["AsyncQmcClient"]
@@ -184,6 +187,7 @@ class AsyncQmcClient:
         )
         self._owns_transport = True
         self._ledger = None if store is None else _ledger_in(store, self.settings)
+        self._telemetry = telemetry_for()
 
     def __repr__(self) -> str:
         app_id = self.settings.credentials.app_id
@@ -276,13 +280,29 @@ class AsyncQmcClient:
         out_call_id = check_out_call_id(out_call_id)
         caller = check_text(normalise(caller, mode, argument="caller"), "caller")
         callee = check_text(normalise(callee, mode, argument="callee"), "callee")
-        ledger = self._ledger
-        if ledger is None:
-            return await self._place(caller, callee, out_call_id)
+        with self._telemetry.placing(self.settings.base_url, out_call_id) as span:
+            if self._ledger is None:
+                return await self._place(caller, callee, out_call_id, span)
+            return await self._place_by(
+                self._ledger, caller, callee, out_call_id, span, again=again
+            )
+
+    async def _place_by(
+        self,
+        ledger: Ledger,
+        caller: str,
+        callee: str,
+        out_call_id: str,
+        span: Placing,
+        *,
+        again: bool,
+    ) -> Call:
         self._transport.check_usable()
-        entry = await ledger.write_down(out_call_id, caller, callee, again=again)
+        entry = await ledger.write_down(
+            out_call_id, caller, callee, again=again, traceparent=span.traceparent
+        )
         try:
-            call = await self._place(caller, callee, out_call_id)
+            call = await self._place(caller, callee, out_call_id, span)
         except CallOutcomeUnknown as error:
             await ledger.settle(entry, CallState.UNKNOWN, error=str(error))
             raise
@@ -295,9 +315,12 @@ class AsyncQmcClient:
         await ledger.settle(entry, CallState.PLACED, call_id=call.call_id)
         return call
 
-    async def _place(self, caller: str, callee: str, out_call_id: str) -> Call:
+    async def _place(self, caller: str, callee: str, out_call_id: str, span: Placing) -> Call:
         body = {"caller": caller, "callee": callee, "outCallId": out_call_id}
-        placed = await self._exchange(CALL, self.settings.base_url + _CALL_PATH, body, out_call_id)
+        url = self.settings.base_url + _CALL_PATH
+        span.sends()
+        placed = await self._exchange(CALL, url, body, span, out_call_id)
+        span.placed(placed.result.call_id)
         return Call(
             call_id=placed.result.call_id,
             out_call_id=out_call_id,
@@ -317,11 +340,10 @@ class AsyncQmcClient:
                 that it does not know, is not documented.
             TransportError: no usable reply came in any attempt.
         """
-        await self._exchange(
-            END_CALL,
-            self.settings.base_url + _END_CALL_PATH,
-            {"callidentifier": call_id_of(call)},
-        )
+        call_id, base_url = call_id_of(call), self.settings.base_url
+        with self._telemetry.operation("end_call", base_url, call_id) as span:
+            body = {"callidentifier": call_id}
+            await self._exchange(END_CALL, base_url + _END_CALL_PATH, body, span)
 
     async def recording(self, call: Call | Disconnected | str, *, wait: float = 0.0) -> Recording:
         """Look up where a call's recording is (3.3). It is gone three days after the call.
@@ -340,13 +362,22 @@ class AsyncQmcClient:
         call_id = call_id_of(call)
         if not is_duration(wait):
             raise ArgumentError("wait must be a number of seconds, 0 or more", argument="wait")
+        with self._telemetry.operation("recording", self.settings.record_base_url, call_id) as span:
+            found = await self._look_for(call_id, wait, span)
+        return Recording(
+            call_id=call_id,
+            file_url=found.result.file_url,
+            expires_at=_expiry_of(call),
+            raw=found.envelope.data,
+        )
+
+    async def _look_for(self, call_id: str, wait: float, span: Span) -> Success[FileResult]:
         url = self.settings.record_base_url + self.settings.record_path
         give_up = time.monotonic() + wait
         poll = _FIRST_POLL
         while True:
             try:
-                found = await self._exchange(RECORD, url, {"callidentifier": call_id})
-                break
+                return await self._exchange(RECORD, url, {"callidentifier": call_id}, span)
             except (AuthenticationError, RateLimited):
                 raise
             except ApiError:
@@ -355,12 +386,6 @@ class AsyncQmcClient:
                     raise
             await asyncio.sleep(min(poll, left))
             poll = min(poll * 2, _LONGEST_POLL)
-        return Recording(
-            call_id=call_id,
-            file_url=found.result.file_url,
-            expires_at=_expiry_of(call),
-            raw=found.envelope.data,
-        )
 
     async def download(
         self,
@@ -398,6 +423,19 @@ class AsyncQmcClient:
         if not is_duration(wait):
             raise ArgumentError("wait must be a number of seconds, 0 or more", argument="wait")
         check_max_bytes(max_bytes)
+        call_id = recording.call_id if isinstance(recording, Recording) else call_id_of(recording)
+        # Not the recording's host: who has its address can listen.
+        with self._telemetry.operation("download", None, call_id):
+            return await self._fetch(recording, destination, wait, max_bytes, on_progress)
+
+    async def _fetch(
+        self,
+        recording: Recording | Call | Disconnected | str,
+        destination: str | os.PathLike[str],
+        wait: float,
+        max_bytes: int,
+        on_progress: Progress | None,
+    ) -> RecordingFile:
         give_up = time.monotonic() + wait
         poll = _FIRST_POLL
         while True:
@@ -430,6 +468,7 @@ class AsyncQmcClient:
         endpoint: Endpoint[T],
         url: str,
         payload: dict[str, str],
+        span: Span,
         out_call_id: str | None = None,
     ) -> Success[T]:
         """Send, and send again where the rules of `qmc_async.verdict` allow it."""
@@ -451,6 +490,7 @@ class AsyncQmcClient:
                         out_call_id,
                     )
                 raise
+            span.attempted(attempts, outcome.http_status if isinstance(outcome, Reply) else None)
             verdict = judge(endpoint, outcome)
             if isinstance(verdict, Success):
                 return verdict

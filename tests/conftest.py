@@ -14,7 +14,7 @@ from qmc_async.sandbox import RealClock, Sandbox
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytest_plugins = ["database_servers"]
+pytest_plugins = ["database_servers", "telemetry_support"]
 
 
 @pytest.fixture(autouse=True)

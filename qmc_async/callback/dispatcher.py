@@ -27,6 +27,7 @@ from qmc_async.errors import StoreError
 from qmc_async.models import Conflict
 from qmc_async.numbers import mask_in_text
 from qmc_async.store.records import LEASE, Claim, Kind, Outcome, Poll, Put, State, from_milliseconds
+from qmc_async.telemetry import SILENT
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from qmc_async.models import Event, LedgerEntry
     from qmc_async.store import Store
     from qmc_async.store.records import Kept, Receipt
+    from qmc_async.telemetry import Handling, Telemetry
 
 __all__ = ["Dispatcher"]
 
@@ -58,11 +60,20 @@ class Dispatcher:
         handlers: of the server.
         store: where events and deliveries are.
         max_concurrency: how many runs of one handler may go on at once.
+        telemetry: is told of each run.
     """
 
-    def __init__(self, handlers: Handlers, store: Store, *, max_concurrency: int) -> None:
+    def __init__(
+        self,
+        handlers: Handlers,
+        store: Store,
+        *,
+        max_concurrency: int,
+        telemetry: Telemetry = SILENT,
+    ) -> None:
         self._handlers = handlers
         self._store = store
+        self._telemetry = telemetry
         self._slots = max_concurrency
         self._taken: Counter[str] = Counter()
         self._behind: set[str] = set()
@@ -170,6 +181,7 @@ class Dispatcher:
         with suppress(StoreError, TimeoutError):  # what is not given back expires by itself
             async with asyncio.timeout(_UNWINDING):
                 await self._settle_rest()
+        await self._telemetry.finish()
 
     def is_running(self, task: asyncio.Task[Any] | None) -> bool:
         """Whether a task is a handler's."""
@@ -223,7 +235,8 @@ class Dispatcher:
             idempotency_key=f"{claim.event_id}:{handler.name}",
             find_entry=partial(self._find_entry, claim.event),
         )
-        return await _attempt(handler, claim, delivery)
+        with self._telemetry.handling(handler.name, claim.event, delivery.attempt) as run:
+            return await _attempt(handler, claim, delivery, run)
 
     async def _find_entry(self, event: Event) -> LedgerEntry | None:
         report = event.second if isinstance(event, Conflict) else event
@@ -280,6 +293,7 @@ class Dispatcher:
 
     async def _poll_for_ever(self) -> None:
         checked = -math.inf
+        self._telemetry.begin_anew()
         while not self._stopping:
             self._look.clear()
             try:
@@ -292,6 +306,9 @@ class Dispatcher:
                     self._unsettled += self._waiting.values()
                 await self._settle_rest()
                 await self._poll()
+                if self._telemetry.wants_backlog():
+                    waiting = await self._store.count_waiting(list(self._handlers.by_name))
+                    self._telemetry.backlog(waiting)
             except StoreError as error:
                 level = logging.DEBUG if error.temporary else logging.ERROR
                 logger.log(level, "the store cannot be looked through: %s", error)
@@ -354,7 +371,7 @@ class Dispatcher:
                 logger.warning("leases could not be renewed: %s", error)
 
 
-async def _attempt(handler: Handler, claim: Claim, delivery: Delivery) -> Outcome:
+async def _attempt(handler: Handler, claim: Claim, delivery: Delivery, run: Handling) -> Outcome:
     patience = asyncio.timeout(handler.timeout)
     try:
         async with patience:
@@ -363,10 +380,12 @@ async def _attempt(handler: Handler, claim: Claim, delivery: Delivery) -> Outcom
         logger.debug(
             "the handler %s postponed event %s by %.0f s", handler.name, claim.event_id, wish.delay
         )
+        run.ends("postponed")
         why = _told(wish) if wish.why else ""
         return Outcome(claim, State.PENDING, delay=wish.delay, error=why)
     except Reject as rejection:
         logger.warning("the handler %s rejected event %s", handler.name, claim.event_id)
+        run.ends("rejected", rejection)
         return Outcome(claim, State.DEAD, failed=True, error=_told(rejection))
     except (KeyboardInterrupt, GeneratorExit):
         raise  # it is the program's, not the handler's
@@ -380,7 +399,11 @@ async def _attempt(handler: Handler, claim: Claim, delivery: Delivery) -> Outcom
             raise
         if patience.expired():
             error = TimeoutError(f"it took longer than {handler.timeout:g} s")
-        return _failed(handler, claim, error)
+        outcome = _failed(handler, claim, error)
+        retry = "timeout" if patience.expired() else "retry"
+        run.ends("dead_letter" if outcome.state is State.DEAD else retry, error)
+        return outcome
+    run.ends("done")
     return Outcome(claim, State.DONE)
 
 

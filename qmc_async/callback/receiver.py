@@ -15,12 +15,14 @@ from qmc_async.callback.guard import LONGEST_BODY
 from qmc_async.callback.reply import NOT_KEPT, RECEIVED
 from qmc_async.models import UnknownNotification
 from qmc_async.store.records import Receipt
+from qmc_async.telemetry import SILENT
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from qmc_async.callback.guard import Guard
     from qmc_async.callback.reply import Reply
+    from qmc_async.telemetry import Receiving, Telemetry
 
 __all__ = ["Receiver"]
 
@@ -33,9 +35,16 @@ class Receiver:
     Args:
         guard: refuses what is too long.
         accept: keeps a notification; once it returns, the notification is answered for.
+        telemetry: is told of what comes.
     """
 
-    def __init__(self, guard: Guard, accept: Callable[[Receipt], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        guard: Guard,
+        accept: Callable[[Receipt], Awaitable[None]],
+        telemetry: Telemetry = SILENT,
+    ) -> None:
+        self._telemetry = telemetry
         self._guard = guard
         self._accept = accept
         self._taking: set[asyncio.Task[Reply]] = set()
@@ -63,10 +72,17 @@ class Receiver:
 
     async def receive(self, body: bytes, problem: str = "") -> Reply:
         """The same as `take`, in the caller's task."""
+        with self._telemetry.receiving() as receiving:
+            reply = await self._receive(body, problem, receiving)
+            receiving.answers(reply.status)
+            return reply
+
+    async def _receive(self, body: bytes, problem: str, receiving: Receiving) -> Reply:
         if len(body) > LONGEST_BODY:
             return self._guard.too_long()
         receipt = Receipt.read(body, problem)
         event = receipt.event
+        receiving.reads(event)
         if isinstance(event, UnknownNotification):
             if event.problem:
                 logger.warning(

@@ -28,6 +28,7 @@ from qmc_async.listening import discreet_logger, listen
 from qmc_async.models import BEIJING, Call, Disconnected
 from qmc_async.signer import TOLERANCE
 from qmc_async.store import DeadLetter, Kind
+from qmc_async.telemetry import telemetry_for
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -142,12 +143,15 @@ class CallbackServer(Registration):
         self._shutdown_timeout = shutdown_timeout
         self._store = _to_store(store)
         super().__init__()
-        self._dispatcher = Dispatcher(self._handlers, self._store, max_concurrency=max_concurrency)
+        self._telemetry = telemetry = telemetry_for(self._store.trace_of)
+        self._dispatcher = Dispatcher(
+            self._handlers, self._store, max_concurrency=max_concurrency, telemetry=telemetry
+        )
         self._waiting = Waiting(self._store)
         self._watchdog = None
         if client is not None:
-            self._watchdog = Watchdog(self._store, client, self._dispatcher.look)
-        self._receiver = Receiver(self._guard, self._accept)
+            self._watchdog = Watchdog(self._store, client, self._dispatcher.look, telemetry)
+        self._receiver = Receiver(self._guard, self._accept, telemetry)
         self._shell = AiohttpShell(self._guard, self._receiver, lambda: self.problems)
         self._asgi: AsgiApplication | None = None
         self._is_mounted = False
@@ -234,7 +238,7 @@ class CallbackServer(Registration):
             shutdown_timeout=max(self._shutdown_timeout, 0.001),  # to aiohttp 0 is for ever
         )
         try:
-            self._port = await listen(runner, self._address.host, self._port)
+            self._port = await asyncio.create_task(self._listen(runner))
         except BaseException:
             await self._finish(0.0)
             raise
@@ -243,6 +247,11 @@ class CallbackServer(Registration):
             raise RuntimeError("this CallbackServer was stopped as it started")
         self._runner = runner
         logger.info("the callback server listens on %s port %d", self._address.host, self._port)
+
+    async def _listen(self, runner: web.ServerRunner) -> int:
+        # In a task of its own: each connection inherits what is current where the port is opened.
+        self._telemetry.begin_anew()
+        return await listen(runner, self._address.host, self._port)
 
     async def stop(self) -> None:
         """Close the port, let the handlers end, and let nobody wait any longer.

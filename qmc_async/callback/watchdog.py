@@ -19,6 +19,7 @@ from qmc_async.errors import ApiError, AuthenticationError, QmcError, RateLimite
 from qmc_async.models import CallState
 from qmc_async.retry import full_jitter
 from qmc_async.store.records import Verdict
+from qmc_async.telemetry import SILENT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from qmc_async.signer import Signer
     from qmc_async.store import Store
     from qmc_async.store.records import Look
+    from qmc_async.telemetry import Telemetry
 
 __all__ = ["CallingClient", "Watchdog"]
 
@@ -67,10 +69,18 @@ class Watchdog:
         store: where the ledger is.
         client: asks the platform.
         on_settled: called when there is an event for handlers.
+        telemetry: is told of them, too.
     """
 
-    def __init__(self, store: Store, client: CallingClient, on_settled: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        client: CallingClient,
+        on_settled: Callable[[], None],
+        telemetry: Telemetry = SILENT,
+    ) -> None:
         self._store = store
+        self._telemetry = telemetry
         self._client = client
         self._on_settled = on_settled
         self._watching: asyncio.Task[None] | None = None
@@ -91,6 +101,7 @@ class Watchdog:
 
     async def _watch(self) -> None:
         loop = asyncio.get_running_loop()
+        self._telemetry.begin_anew()
         while True:
             are_all = True
             try:
@@ -133,6 +144,7 @@ class Watchdog:
                 look.entry.out_call_id,
                 verdict.outcome,
             )
+            self._telemetry.overdue(str(verdict.outcome))
             self._on_settled()
 
     async def _judge(self, look: Look) -> Verdict:
