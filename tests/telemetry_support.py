@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from callback_peer import until
 from opentelemetry import trace
+from opentelemetry.metrics import get_meter_provider
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.util._once import Once
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -92,6 +94,16 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> Recorded:
     there = Recorded()
     there.use(monkeypatch)
     return there
+
+
+@pytest.fixture
+def unset_providers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a test set the providers as a program does, which a process can do but once."""
+    for where in PROVIDERS.values():
+        monkeypatch.setattr(where, None)
+        monkeypatch.setattr(f"{where}_SET_ONCE", Once())
+    proxies = type(get_meter_provider())()  # of instruments that no other test has made
+    monkeypatch.setattr("opentelemetry.metrics._internal._PROXY_METER_PROVIDER", proxies)
 
 
 def attributes_of(span: ReadableSpan) -> dict[str, Any]:

@@ -8,8 +8,10 @@ from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.request import urlopen
 
 import aiohttp
+import prometheus_client
 import pytest
 from callback_shells import asgi_serving
 from click.testing import CliRunner
@@ -22,7 +24,9 @@ from qmc_async.cli import cli
 from qmc_async.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
+    from threading import Thread
+    from wsgiref.simple_server import WSGIServer
 
     from qmc_async.sandbox import Sandbox
 
@@ -36,6 +40,8 @@ EXPECTED = {
     "Every call is accounted for": "no need to wait any longer: inferred",
     "Nobody's telephone rings twice": "it was placed after all, and ended with HangUp",
     "Recordings": "saved as call.wav",
+    "Traces and metrics": "qmc.handle bill, links: 1, {",
+    "Metrics for Prometheus": 'qmc_result="placed"} 1.0',
     "An archive of recordings": "archived: 192044 bytes",
     "The sandbox": "they talked for 0:59:53",
 }
@@ -72,7 +78,26 @@ async def place_a_call(service: Mapping[str, Any], platform: Sandbox) -> None:
         await server.wait_for(out_call_id="order-42", timeout=20)
 
 
-@pytest.mark.usefixtures("console")
+@pytest.fixture
+def prometheus(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Serve metrics on a free port, and no longer than the program runs."""
+    started: list[tuple[WSGIServer, Thread]] = []
+    start = prometheus_client.start_http_server
+
+    def start_on_a_free_port(_: int) -> None:
+        started.append(start(0, addr="127.0.0.1"))
+
+    monkeypatch.setattr(prometheus_client, "start_http_server", start_on_a_free_port)
+    yield
+    for server, thread in started:
+        with urlopen(f"http://127.0.0.1:{server.server_port}/metrics") as reply:
+            assert b"qmc_notification_duration_seconds_bucket" in reply.read()
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.mark.usefixtures("console", "unset_providers", "prometheus")
 @pytest.mark.parametrize("program", PROGRAMS, ids=section)
 def test_every_program_runs_and_says_what_it_should(
     program: Example,

@@ -210,6 +210,7 @@ async def test_the_ledger_has_the_span(recorded: Recorded, tmp_path: Path) -> No
         await call(client)
     context = recorded.one("qmc.call").context
     assert context is not None
+    assert "traceparent" not in platform.seen[0].headers, "it is none of the platform's business"
     [traceparent] = traces_in(tmp_path)
     assert traceparent is not None
     version, trace_id, span_id, _ = traceparent.split("-")
