@@ -37,6 +37,20 @@ def server_in(folder: Path) -> CallbackServer:
     return CallbackServer(store=Store(url_in(folder), patience=30), port=0, shutdown_timeout=0.2)
 
 
+def looks_of(server: CallbackServer, monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """Its looks through the store: each second, and while it looks nothing is run from memory."""
+    monkeypatch.setattr("qmc_async.callback.dispatcher._POLLED_EVERY", 1.0)
+    dispatcher: Any = vars(server)["_dispatcher"]
+    poll, looks = dispatcher._poll, list[None]()
+
+    async def look() -> None:
+        await poll()
+        looks.append(None)
+
+    monkeypatch.setattr(dispatcher, "_poll", look)
+    return looks
+
+
 class PlantedError(Exception):
     """What a handler raises."""
 
@@ -117,13 +131,17 @@ async def test_a_run_that_is_cut_short(recorded: Recorded, tmp_path: Path) -> No
     assert span.status.status_code is StatusCode.UNSET
 
 
-async def test_each_attempt_has_its_span(recorded: Recorded, tmp_path: Path) -> None:
+async def test_each_attempt_has_its_span(
+    recorded: Recorded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The first is a part of the notification that brought it; a later one is nobody's."""
     server = server_in(tmp_path)
+    looks = looks_of(server, monkeypatch)
     failing = Seen().handler("bill", PlantedError(), PlantedError())
     server.on_disconnected(name="bill", retry=SOON)(failing)
     with recorded.tracer.start_as_current_span("start"):
         async with server:
+            await until(looks.__len__)
             await post_to(server, body_of())
             spans = await recorded.ended("qmc.handle bill", 3)
     assert [attributes_of(span)["qmc.attempt"] for span in spans] == [1, 2, 3]
@@ -199,13 +217,17 @@ async def test_a_conflict(recorded: Recorded, tmp_path: Path) -> None:
     assert attributes["qmc.out_call_id"] == "order-42"
 
 
-async def test_a_run_of_an_earlier_process(recorded: Recorded, tmp_path: Path) -> None:
+async def test_a_run_of_an_earlier_process(
+    recorded: Recorded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What it has left is nobody's part."""
     for failure in (PlantedError(), None):
         server = server_in(tmp_path)
         server.on_disconnected(name="bill", retry=LATER)(Seen().handler("bill", failure))
+        looks = looks_of(server, monkeypatch)
         async with server:
             if failure is not None:
+                await until(looks.__len__)
                 await post_to(server, body_of())
             await recorded.ended("qmc.handle bill", 1 if failure else 2)
         make_due(tmp_path)
