@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from contextlib import closing
 from typing import TYPE_CHECKING
@@ -115,6 +116,9 @@ async def test_which_call_is_found(tmp_path: Path) -> None:
         assert await store.trace_of("4711", "order-1") == PARENT
         assert await store.trace_of("4712", "order-2") is None
         assert await store.trace_of("4713", "order-9") is None
+        together = [("4712", "order-2"), (None, "order-1"), ("4713", None), ("4711", "order-1")]
+        asked = [store.trace_of(*ids) for ids in together]
+        assert await asyncio.gather(*asked) == [None, PARENT, None, PARENT]
 
 
 async def test_a_call_that_was_refused(tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ async def test_nobody_waits_for_a_look_up(recorded: Recorded, tmp_path: Path) ->
         asked.append(asyncio.get_running_loop().create_future())
         return asked[-1]
 
-    vars(server)["_telemetry"].find_trace = wait
+    vars(server)["_telemetry"]._find_trace = wait
     async with server:
         assert (await post_to(server, body_of())).status == 200
         answered = time.time_ns()
@@ -172,7 +172,7 @@ async def test_a_server_that_stops_waits_for_look_ups(
     def find(*_: object) -> asyncio.Future[str | None]:
         return found
 
-    vars(server)["_telemetry"].find_trace = find
+    vars(server)["_telemetry"]._find_trace = find
     async with server:
         assert (await post_to(server, body_of())).status == 200
         if not is_late:

@@ -10,7 +10,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 from attrs import field, frozen
-from sqlalchemy import and_, delete, insert, or_, select, update
+from sqlalchemy import and_, bindparam, delete, insert, or_, select, update
 
 from qmc_async.models import RECORDING_LIFETIME, CallState, LedgerEntry
 from qmc_async.store.records import Kind, exact_key, from_milliseconds
@@ -42,6 +42,12 @@ __all__ = [
 ]
 
 
+_ANY_CALL = select(calls.c.seq).limit(1)
+_TRACES = (
+    select(calls.c.call_key, calls.c.traceparent)
+    .where(calls.c.call_key.in_(bindparam("keys", expanding=True)))
+    .order_by(calls.c.seq)
+)
 _CLOCKS_APART: Final = int(RECORDING_LIFETIME.total_seconds() * 1000)
 """How far the clock of who receives a report may be behind the database's, in milliseconds."""
 
@@ -278,9 +284,26 @@ def find_entries(
 def find_traces(
     connection: Connection, asked: Sequence[tuple[str | None, str | None]]
 ) -> list[str | None]:
-    """The `Opening.traceparent` of calls, each by the platform's id or else by ours."""
-    rows = (_find(connection, call_id, ours) for call_id, ours in asked)
-    return [None if row is None else row.traceparent for row in rows]
+    """The `Opening.traceparent` of calls, each by the platform's id or else by ours.
+
+    They are many where all is recorded: those of whom the platform's id is known, as nearly all
+    are, are found together, and where no ledger is kept nothing else is looked for.
+    """
+    if connection.execute(_ANY_CALL).first() is None:
+        return [None] * len(asked)
+    keys = [None if call_id is None else exact_key(call_id) for call_id, _ in asked]
+    known: dict[str, str | None] = {}
+    for some in _chunks(dict.fromkeys(filter(None, keys))):
+        found = connection.execute(_TRACES, {"keys": some})
+        known.update((row.call_key, row.traceparent) for row in found)
+    traces: list[str | None] = []
+    for key, (call_id, ours) in zip(keys, asked, strict=True):
+        if key is not None and key in known:
+            traces.append(known[key])
+        else:
+            row = _find(connection, call_id, ours)
+            traces.append(None if row is None else row.traceparent)
+    return traces
 
 
 def _find(connection: Connection, call_id: str | None, out_call_id: str | None) -> Row[Any] | None:

@@ -207,11 +207,11 @@ class _Linked(_Recorded):
     """A span that is linked to the one by which its call was placed, once that is found."""
 
     def _look_up(self, event: Event) -> asyncio.Future[str | None] | None:
-        find, ids = self._recorder.find_trace, ids_of(event)
-        if find is None or ids == (None, None) or not self._span.is_recording():
+        ids = ids_of(event)
+        if ids == (None, None) or not self._span.is_recording():
             return None
         try:
-            return find(*ids)
+            return self._recorder.look_up(*ids)
         except Exception:  # noqa: BLE001 - the store is not open, or has other worries
             return None
 
@@ -221,12 +221,10 @@ class _Linked(_Recorded):
         elif found.done():
             self._end_at(time.time_ns(), found)
         else:
-            self._recorder.pending.add(found)
             found.add_done_callback(partial(self._end_at, time.time_ns()))
 
     @_harmless
     def _end_at(self, ended_at: int, found: asyncio.Future[str | None]) -> None:
-        self._recorder.pending.discard(found)
         self._link(found)
         self._span.end(ended_at)
 
@@ -333,9 +331,24 @@ class Recorder(Telemetry):
     def __init__(self, find_trace: FindTrace | None = None) -> None:
         self.tracer = get_tracer(SCOPE)
         self.instruments = instruments()
-        self.find_trace = find_trace
-        self.pending: set[asyncio.Future[str | None]] = set()
+        self._find_trace = find_trace
+        self._looking: dict[tuple[str | None, str | None], asyncio.Future[str | None]] = {}
         self._backlog = Backlog()
+
+    def look_up(
+        self, call_id: str | None, out_call_id: str | None
+    ) -> asyncio.Future[str | None] | None:
+        """Look for what is to be linked to: once for a notification and all of its handlers.
+
+        Raises:
+            StoreError: nothing can be looked up.
+        """
+        ids = call_id, out_call_id
+        found = self._looking.get(ids)
+        if found is None and self._find_trace is not None:
+            found = self._looking[ids] = self._find_trace(call_id, out_call_id)
+            found.add_done_callback(lambda _: self._looking.pop(ids, None))
+        return found
 
     def placing(self, base_url: str, out_call_id: str) -> Placing:
         """See `Telemetry`."""
@@ -386,5 +399,6 @@ class Recorder(Telemetry):
     async def finish(self) -> None:
         """See `Telemetry`."""
         self._backlog.tell({})
-        if self.pending:
-            await asyncio.wait(self.pending, timeout=_FINISHED_WITHIN)
+        if self._looking:
+            await asyncio.wait(self._looking.values(), timeout=_FINISHED_WITHIN)
+            await asyncio.sleep(0)  # who waits for one that was found is told in the next round
