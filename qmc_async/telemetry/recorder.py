@@ -115,8 +115,10 @@ class _Recorded(Span, ABC):
     ) -> None:
         self._raised = exc_type
         self._count()  # while the span is the current one, which an exemplar refers to
-        self._step_back()
-        self._end()
+        if self._token is not None:
+            self._step_back(self._token)
+        if self._span is not INVALID_SPAN:  # as where nobody has set a provider
+            self._end()
 
     @_harmless
     def _begin(self) -> None:
@@ -132,9 +134,8 @@ class _Recorded(Span, ABC):
         """What is known of it as it begins."""
 
     @_harmless
-    def _step_back(self) -> None:
-        if self._token is not None:
-            detach(self._token)
+    def _step_back(self, token: Token[Context]) -> None:
+        detach(token)
 
     def _count(self) -> None:
         """Count and measure what has ended."""
