@@ -133,7 +133,7 @@ def test_it_is_too_old(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptur
 
     with monkeypatch.context() as patch:
         patch.setattr(metrics.Meter, "create_histogram", create_histogram)
-        for name in ("metrics", "recorder"):
+        for name in ("metrics", "recorder", "spans"):
             patch.delitem(sys.modules, f"qmc_async.telemetry.{name}", raising=False)
         with caplog.at_level(logging.DEBUG, "qmc_async"):
             assert telemetry_for() is SILENT
