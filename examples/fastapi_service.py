@@ -97,7 +97,8 @@ def main() -> None:
         port=options.port,
         access_log=False,  # it would show the callback address to whoever reads it
         log_level="warning",
-        # Or who connects and sends nothing would hold a connection for ever.
+        # Or who connects and sends nothing would hold a connection for ever, and a header could
+        # say who is on its other end.
         http="qmc_async.callback.uvicorn_edge:EdgeProtocol",
     )
 

@@ -4,29 +4,46 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from typing import Final
 
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
 
 __all__ = ["discreet_logger", "listen"]
 
+_QUIET: Final = 60.0  # seconds
+
 
 def discreet_logger(name: str) -> logging.Logger:
     """A logger for aiohttp's server, which else logs what it cannot read of a request.
 
-    That would be the secret path, ``Authorization`` and the body; the error's name is left.
+    That would be the secret path, ``Authorization`` and the body; the error's name is left, once a
+    minute: who sends such requests must not fill the log.
     """
     logger = logging.getLogger(name)
-    logger.addFilter(_without_contents)
+    if not any(isinstance(one, _Discretion) for one in logger.filters):
+        logger.addFilter(_Discretion())
     return logger
 
 
-def _without_contents(record: logging.LogRecord) -> bool:
-    error = record.exc_info[1] if record.exc_info else None
-    if isinstance(error, HttpProcessingError | web.RequestPayloadError):
-        record.msg = f"{record.msg}: {type(error).__name__}"
+class _Discretion(logging.Filter):
+    def __init__(self) -> None:
+        super().__init__()
+        self._count = 0
+        self._quiet_until = 0.0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if not isinstance(error, HttpProcessingError | web.RequestPayloadError):
+            return True
+        self._count += 1
+        record.msg = f"{record.msg}: {type(error).__name__} ({self._count} so far)"
         record.exc_info = None
-    return True
+        if time.monotonic() < self._quiet_until:
+            return False
+        self._quiet_until = time.monotonic() + _QUIET
+        return True
 
 
 async def listen(runner: web.ServerRunner | web.AppRunner, host: str, port: int) -> int:

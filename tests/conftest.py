@@ -33,6 +33,8 @@ def _a_busy_machine_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     Tests of this very limit set it, and the faults are injected into processes of their own.
     """
     monkeypatch.setattr("qmc_async.store.ladder._SPOOL_PATIENCE", 20.0)
+    # The log of one test must not be silent because of another's.
+    monkeypatch.setattr("qmc_async.listening._QUIET", 0.0)
 
 
 @pytest.fixture

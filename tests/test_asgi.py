@@ -351,6 +351,22 @@ async def test_guarded_as_well() -> None:
     assert server.refused == {"authorization": 1, "sender": 1}
 
 
+@pytest.mark.parametrize(
+    ("http", "headers", "status"),
+    [
+        ("h11", {}, 200),  # uvicorn itself believes what a proxy on this machine passes on
+        ("qmc_async.callback.uvicorn_edge:EdgeProtocol", {}, 403),
+        ("qmc_async.callback.uvicorn_edge:EdgeProtocol", {"trusted_proxies": "127.0.0.1"}, 200),
+    ],
+)
+async def test_what_uvicorn_believes(http: str, headers: dict[str, str], status: int) -> None:
+    """With our edge the peer is the connection's, whatever uvicorn has read in a header."""
+    guard = {"signer": SIGNER, "allowed_senders": "203.0.113.9", **headers}
+    async with mounted(http=http, **guard) as there:
+        reply = await there.post(body_of(), "X-Forwarded-For: 203.0.113.9:4444")
+        assert reply.status == status
+
+
 async def test_nothing_private_is_shown(caplog: pytest.LogCaptureFixture) -> None:
     """Neither the token nor what was posted is in a log, or in what a stranger is answered."""
     caplog.set_level(logging.DEBUG)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import pytest
+import uvicorn
 from callback_peer import (
     SUCCESS,
     Listening,
@@ -19,15 +20,15 @@ from callback_peer import (
     taking_in,
     until,
 )
-from callback_shells import mounted
+from callback_shells import an_asgi_application, asgi_serving, mounted
 
+from qmc_async import CallbackServer
 from qmc_async.callback import uvicorn_edge
+from qmc_async.callback.places import Places
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
     from contextlib import AbstractAsyncContextManager
-
-    from qmc_async.callback.places import Places
 
 DEADLINE = 0.4
 WHOLE = request_bytes(body_of()).replace(b"Connection: close\r\n", b"")
@@ -107,6 +108,12 @@ def places_of(there: Listening) -> Places[Any]:
         return found
     [found] = uvicorn_edge._places.values()  # pyright: ignore[reportPrivateUsage] - the oracle
     return found
+
+
+def waiting_at(there: Listening) -> int:
+    """How many connections have a place."""
+    places = vars(places_of(there))
+    return len(places["_unknown"]) + len(places["_quiet"])
 
 
 # --- deadlines --------------------------------------------------------------------------------
@@ -193,7 +200,7 @@ async def test_a_new_one_takes_the_oldest_unknown_ones_place(edge: Any) -> None:
             for peer in (one, two, crowd[0], crowd[3]):
                 peer.send(WHOLE)
                 assert await peer.answer() == SUCCESS
-            assert vars(places_of(there))["_taken"] <= 5
+            assert waiting_at(there) <= 5
 
 
 @edges
@@ -211,19 +218,34 @@ async def test_a_new_one_takes_the_place_of_who_was_quiet_for_longest(edge: Any)
 
 
 @edges
-async def test_who_is_being_answered_keeps_the_place(edge: Any) -> None:  # noqa: ANN401 - one of the two
-    """Where all are being answered, the new one is closed."""
+async def test_who_is_being_answered_needs_no_place(edge: Any) -> None:  # noqa: ANN401 - one of the two
+    """However many are being answered, none is closed, and a new one is let in."""
     store = Store()
-    async with edge(2, store=store) as there, peers(there, 2) as crowd:
+    async with edge(2, store=store) as there, peers(there, 6) as crowd:
         store.go_on.clear()
-        for number, peer in enumerate(crowd):
+        for number, peer in enumerate(crowd[4:]):
             peer.send(WHOLE.replace(b"4711", b"471%d" % number))
         await until(lambda: len(taking_in(there.server)) == 2)
-        async with peers(there) as [new]:
-            assert await new.is_closed()
-        store.go_on.set()
+        async with peers(there, 4) as new:
+            for number, peer in enumerate(new[2:], 2):
+                peer.send(WHOLE.replace(b"4711", b"471%d" % number))
+            await until(lambda: len(taking_in(there.server)) == 4)
+            store.go_on.set()
+            for peer in (*crowd[4:], *new[2:]):
+                assert await peer.answer() == SUCCESS
+
+
+@edges
+async def test_a_quiet_crowd_keeps_nobody_out(edge: Any) -> None:  # noqa: ANN401 - one of the two
+    """Where all places are quiet ones' and others come all the time, each has time to ask."""
+    async with edge(20) as there, peers(there, 20) as crowd:
         for peer in crowd:
+            peer.send(WHOLE)
             assert await peer.answer() == SUCCESS
+        async with peers(there, 5) as new:
+            for number, peer in enumerate(new):
+                peer.send(WHOLE.replace(b"4711", b"471%d" % number))
+                assert await peer.answer() == SUCCESS
 
 
 @edges
@@ -235,8 +257,7 @@ async def test_a_flood_does_not_keep_a_good_sender_out(edge: Any) -> None:  # no
             for number in range(100):
                 reply = await there.post(body_of(str(number)))
                 assert reply.body == SUCCESS
-                # Closed is what the loop has seen to be closed.
-                assert vars(places_of(there))["_taken"] <= 2 * 20
+                assert waiting_at(there) <= 20
         finally:
             for flood in floods:
                 flood.cancel()
@@ -265,3 +286,83 @@ async def test_nothing_ticks_where_nobody_is(edge: Any) -> None:  # noqa: ANN401
                 assert await peer.answer() == SUCCESS
                 assert vars(places_of(there))["_tick"] is not None
             await until(lambda: vars(places_of(there))["_tick"] is None)
+
+
+async def test_a_websocket_needs_no_place() -> None:
+    """Another protocol takes it over, and it lives as long as it likes."""
+    sockets: list[int] = []
+
+    async def talk(scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 - as the specification has them
+        if scope["type"] == "lifespan":
+            return
+        await receive()
+        await send({"type": "websocket.accept"})
+        sockets.append(1)
+        while (await receive())["type"] != "websocket.disconnect":
+            pass
+
+    upgrade = (
+        b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    edge = f"{uvicorn_edge.__name__}:EdgeProtocol"
+    async with asgi_serving(talk, http=edge, ws="wsproto", lifespan="off") as port:
+        there = Listening(CallbackServer(), port)
+        async with peers(there, 3) as crowd:
+            for peer in crowd:
+                peer.send(upgrade)
+                await peer.reader.readuntil(b"\r\n\r\n")
+            assert len(sockets) == 3
+            [places] = uvicorn_edge._places.values()  # pyright: ignore[reportPrivateUsage] - the oracle
+            assert not vars(places)["_unknown"]
+            assert not await crowd[0].is_closed(2 * DEADLINE)
+
+
+async def test_on_one_loop_after_another() -> None:
+    """Places belong to an event loop: a server that is run again has new ones."""
+    edge = f"{uvicorn_edge.__name__}:EdgeProtocol"
+    async with mounted(http=edge) as there:
+        assert (await there.post(body_of())).body == SUCCESS
+        [(state, places)] = uvicorn_edge._places.items()  # pyright: ignore[reportPrivateUsage] - the oracle
+
+    def again() -> bool:
+        async def elsewhere() -> bool:
+            config = uvicorn.Config(an_asgi_application(CallbackServer()))
+            protocol = uvicorn_edge.EdgeProtocol(config, state, {})
+            protocol.connection_made(StubTransport())
+            return uvicorn_edge._places[state] is not places  # pyright: ignore[reportPrivateUsage] - the oracle
+
+        return asyncio.run(elsewhere())
+
+    assert await asyncio.to_thread(again)
+
+
+class StubTransport(asyncio.Transport):
+    """One that leads nowhere."""
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:  # noqa: ANN401, ARG002 - as asyncio has it
+        """Nothing is known of it."""
+        return default
+
+
+@pytest.mark.parametrize(
+    ("files", "limit", "told"),
+    [(10_000, 1000, False), (1024, 768, True), (100, 1, True), (-1, 1000, False)],
+)
+async def test_what_the_process_may_open(
+    files: int,
+    limit: int,
+    told: bool,  # noqa: FBT001 - of a table
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """There are no more places than files to open, less those that are needed for else."""
+    caplog.set_level("INFO")
+
+    def limits(_: int) -> tuple[int, int]:
+        return files, files
+
+    monkeypatch.setattr("resource.getrlimit", limits)
+    found: Places[Any] = Places(1000, print)
+    assert vars(found)["_limit"] == limit
+    assert ("(ulimit -n)" in caplog.text) is told

@@ -195,6 +195,10 @@ def test_by_variables(monkeypatch: pytest.MonkeyPatch) -> None:
         ("trusted_proxies", ["nginx"]),
         ("authorization", "sometimes"),
         ("authorization", "required"),  # and there is no signer
+        ("replay_window", 300),
+        ("rate_limit", "5"),
+        ("rate_limit", True),
+        ("rate_limit", 1e-320),
         ("replay_window", timedelta()),
         ("replay_window", timedelta(seconds=-1)),
         ("rate_limit", 0),
@@ -226,12 +230,14 @@ def _signed(signer: Signer = SIGNER, past: float = 0.0) -> str:
         (["{other}"], False, False),
         (["{late}"], False, False),
         (["{early}"], False, False),
-        ([""], False, False),
+        ([""], True, False),
+        (["{wrapped}"], True, True),
         (["nonsense"], False, False),
         (["\udcff"], False, False),
         ([base64.b64encode(b"1:2:3").decode()], False, False),
         (["{good}x"], False, False),
-        (["{good}", "{good}"], False, False),
+        (["{good}", "{good}"], True, True),
+        (["{good}", "{late}"], False, False),
         (["Basic dXNlcjpwYXNz"], True, False),
         (["Bearer abc.def"], True, False),
         (["Basic dXNlcjpwYXNz", "{good}"], True, True),
@@ -242,6 +248,7 @@ def test_authorization(headers: list[str], *, checked: bool, required: bool) -> 
     known = {
         "good": _signed(),
         "other": _signed(OTHER),
+        "wrapped": f"{_signed()[:76]}\r\n {_signed()[76:]}",
         "late": _signed(past=330),
         "early": _signed(past=-330),
     }
@@ -296,6 +303,9 @@ def test_rate_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     now += 10.0
     assert [refusal(guard) for _ in range(5)] == [None] * 5
     assert guard.refused == {"rate": 3}
+    # Who does not know the path spends nothing of it.
+    assert {refusal(guard, path="/", peer="198.51.100.9") for _ in range(20)} == {NOT_FOUND}
+    assert refusal(guard, peer="198.51.100.9") is None
 
 
 def test_a_rate_below_one() -> None:

@@ -34,7 +34,9 @@ _REFUSALS = {400, 403, 411, 413, 415, 417, 431, 501}
 _LONGEST_LINE = 400  # characters, of what the log says of one notification
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 # That a request could not be read is an error to aiohttp, though not to us.
-_BY_THE_LIBRARY = re.compile(r"(Error handling request from 127\.0\.0\.1|Unhandled exception): \w+")
+_BY_THE_LIBRARY = re.compile(
+    r"(Error handling request from 127\.0\.0\.1|Unhandled exception): \w+ \(\d+ so far\)"
+)
 _OURS = re.compile(
     r"Traceback|\bFile \"|\.py\b|site-packages|Error\b|Exception|0x[0-9a-f]{6}"
     r"|aiohttp|uvicorn|starlette"

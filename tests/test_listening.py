@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 
 import pytest
 from aiohttp import web
@@ -62,9 +63,29 @@ async def test_cancelled_after_any_step_the_port_is_free(steps: int, unused_tcp_
 )
 def test_a_request_is_not_quoted(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
     """Of what cannot be read, the log has the error's name and nothing else."""
-    discreet_logger("qmc.test").error("Error handling request", exc_info=error)
+    discreet_logger(f"qmc.test.{type(error)}").error("Error handling request", exc_info=error)
     assert f"Error handling request: {type(error).__name__}" in caplog.text
     assert "13912345678" not in caplog.text
+
+
+def test_bad_requests_do_not_fill_the_log(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is a line a minute, with how many there were; nothing else waits for it."""
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr("qmc_async.listening._QUIET", 60.0)
+    log = discreet_logger("qmc.test.flood")
+    assert discreet_logger("qmc.test.flood") is log
+    for _ in range(500):
+        log.error("bad", exc_info=HttpProcessingError(message="13912345678"))
+    log.error("ours", exc_info=ValueError("by a mistake"))
+    now += 61
+    log.error("bad", exc_info=HttpProcessingError(message="13912345678"))
+    first, ours, last = caplog.records
+    assert first.getMessage() == "bad: HttpProcessingError (1 so far)"
+    assert ours.exc_info is not None
+    assert last.getMessage() == "bad: HttpProcessingError (501 so far)"
 
 
 def test_everything_else_is_logged_as_it_is(caplog: pytest.LogCaptureFixture) -> None:

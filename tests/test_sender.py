@@ -132,6 +132,22 @@ def test_forwarded(forwarded: str | list[str], expected: str | None) -> None:
     assert sender("198.51.100.7", forwarded=forwarded) == "198.51.100.7"
 
 
+def test_more_proxies_than_there_are() -> None:
+    """Only so many hops are looked at, and none behind the first stranger."""
+    assert sender(PEER, ", ".join([str(STRANGER), *["10.0.0.2"] * 49])) == str(STRANGER)
+    assert sender(PEER, ", ".join([str(STRANGER), *["10.0.0.2"] * 50])) == "10.0.0.2"
+    read: list[str] = []
+
+    def note(text: str) -> Any:  # noqa: ANN401 - an address or none
+        read.append(text)
+        return read_address(text)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("qmc_async.callback.sender.read_address", note)
+        assert sender(PEER, f"{'1,' * 30_000}{STRANGER}, 10.0.0.2") == str(STRANGER)
+    assert read == [PEER, "10.0.0.2", str(STRANGER)]
+
+
 def test_both_headers() -> None:
     """A proxy writes one of them, and may pass a stranger's other one on: they must agree."""
     assert sender(PEER, "203.0.113.9", "for=203.0.113.9") == "203.0.113.9"

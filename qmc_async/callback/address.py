@@ -41,7 +41,7 @@ class CallbackAddress:
         Raises:
             ConfigError: it can be none.
         """
-        if not _PATH.fullmatch(path):
+        if not isinstance(path, str) or not _PATH.fullmatch(path):  # pyright: ignore[reportUnnecessaryIsInstance] - callers err
             raise ConfigError(
                 "path: it must start with / and hold letters, digits, and . _ ~ : @ - only",
                 setting="path",
@@ -49,9 +49,9 @@ class CallbackAddress:
         if public_url is not None:
             try:
                 public_url = whole_url(public_url)
-            except ValueError as error:
+            except (TypeError, ValueError) as error:
                 raise ConfigError(f"public_url: {error}", setting="public_url") from None
-        if isinstance(port, bool) or not 0 <= port <= _LAST_PORT:
+        if not isinstance(port, int) or isinstance(port, bool) or not 0 <= port <= _LAST_PORT:  # pyright: ignore[reportUnnecessaryIsInstance] - callers err
             raise ConfigError(f"port: it must be between 0 and {_LAST_PORT}", setting="port")
         whole = path.rstrip("/") + (token and f"/{token}") or "/"
         if whole in (HEALTHZ, READYZ):

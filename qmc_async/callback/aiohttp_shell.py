@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AiohttpShell"]
 
+_GZIP: Final = b"\x1f\x8b"
 _BROKEN: Final = (OSError, web.RequestPayloadError, HttpProcessingError)
 
 
@@ -58,9 +59,9 @@ class AiohttpShell:
         )
         if reply is None:
             body = await collect(_pieces(request), _BROKEN)
-            # An application has unpacked it by itself, the bare server is told not to.
-            if not isinstance(request, web.Request):
-                body = unpacked(body, headers.get("Content-Encoding", ""))
+            # An application's server may have unpacked it by itself, the bare one is told not to.
+            if not isinstance(request, web.Request) or body.content.startswith(_GZIP):
+                body = unpacked(body, ",".join(headers.getall("Content-Encoding", ())))
             reply = await self._receiver.take(body.content, body.problem)
         return _response(reply)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack, suppress
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 
 from qmc_async.callback.body import collect, unpacked
 from qmc_async.callback.health import health_reply
@@ -31,7 +31,10 @@ if TYPE_CHECKING:
     Receive: TypeAlias = Callable[[], Awaitable[Message]]
     Send: TypeAlias = Callable[[Message], Awaitable[None]]
 
-__all__ = ["AsgiApplication"]
+__all__ = ["PEER", "AsgiApplication"]
+
+PEER: Final = "qmc_async.peer"
+"""The key of a scope under which `EdgeProtocol` has the other end of the connection."""
 
 _LONGEST_NUMBER = 18  # digits
 
@@ -132,7 +135,7 @@ class AsgiApplication:
 
         length = next(iter(values("Content-Length")), "")
         is_number = length.isascii() and length.isdigit()
-        client = scope.get("client")
+        client = scope.get(PEER, scope.get("client"))
         refusal = self._guard.refuse(
             scope["method"],
             # With all of the prefix, some of it, or none: proxies and applications add to it.
@@ -144,7 +147,7 @@ class AsgiApplication:
         if refusal is not None:
             return refusal
         body = await collect(_pieces(receive), (_CutError,))
-        body = unpacked(body, ", ".join(values("Content-Encoding")))
+        body = unpacked(body, ",".join(values("Content-Encoding")))
         return await self._receiver.take(body.content, body.problem)
 
     async def _live(self, receive: Receive, send: Send) -> None:

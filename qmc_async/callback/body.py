@@ -64,7 +64,9 @@ def unpacked(body: Body, encoding: str) -> Body:
         body: as it was sent.
         encoding: the header's value. Others than ``gzip`` and ``deflate`` are not known.
     """
-    if body.problem or encoding.strip().lower() not in _ENCODINGS:
+    named = [each.strip().lower() for each in encoding.split(",")]
+    applied = [name for name in named if name not in {"", "identity"}]
+    if body.problem or len(applied) != 1 or applied[0] not in _ENCODINGS:
         return body
     content, rest, is_whole = b"", body.content, False
     try:
@@ -74,7 +76,8 @@ def unpacked(body: Body, encoding: str) -> Body:
             content += unpacker.decompress(rest, LONGEST_BODY + 1 - len(content))
             rest, is_whole = unpacker.unused_data, unpacker.eof
     except zlib.error:
-        return Body(body.content, "the body is not compressed as its header says")
+        # What follows a whole member may be padding.
+        return Body(content or body.content, "the body is not compressed as its header says")
     if is_whole or len(content) > LONGEST_BODY:
         return Body(content)
     return Body(content, "the compressed body was cut off")

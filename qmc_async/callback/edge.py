@@ -43,7 +43,7 @@ class _Connection(web.RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """It was closed, by whomever."""
-        self.places.closed(self)
+        self.places.asked(self)
         super().connection_lost(exc)
 
 

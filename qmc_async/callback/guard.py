@@ -1,7 +1,8 @@
 """Who may post: the port stands on the internet, and the document gives notifications no signature.
 
 1. What is refused is refused before its body is read, and its sender learns nothing but a status.
-2. Who is not among `allowed_senders` gets 403 for every path, and never learns which one is ours.
+2. Who is not among `allowed_senders` gets 403 for every path, and never learns which one is ours;
+   but for the two that tell how the server is, which come first.
 3. The path ends in a token of the secret. It is compared in constant time, and never logged.
 4. A notification is sent once, so what is refused is counted, and told at a bounded rate: it may
    have been the platform's.
@@ -55,10 +56,11 @@ PROBE: Final = "Qmc-Probe"
 """The header by which `qmc doctor` asks who listens here: see `Signer.probe`."""
 
 _QUIET: Final = 60.0  # seconds between two lines about one reason: strangers must not fill the log
+_SLOWEST: Final = 1e-6  # requests a second
 _REMEMBERED: Final = 10_000  # senders, of whom it is known how much they have sent
 _SUBSCRIBER: Final = 64  # bits of an IPv6 address that one sender cannot choose
 # Which a proxy may have asked its users for, and passed on. The platform's has no space in it.
-_ANOTHER_SCHEME: Final = re.compile(r"\s*[A-Za-z][A-Za-z0-9-]*[ \t]+\S")
+_ANOTHER_SCHEME: Final = re.compile(r"\s*[A-Za-z][A-Za-z0-9-]{0,19}[ \t]+\S")
 
 
 class Reason(enum.Enum):
@@ -147,9 +149,12 @@ class Guard:
             raise ConfigError(
                 "authorization: required needs a signer, or a client", setting="authorization"
             )
-        if not timedelta() < replay_window:
-            raise ConfigError("replay_window: it must be above 0", setting="replay_window")
-        if rate_limit is not None and not 0 < rate_limit < math.inf:
+        if not isinstance(replay_window, timedelta) or not timedelta() < replay_window:  # pyright: ignore[reportUnnecessaryIsInstance] - callers err
+            raise ConfigError(
+                "replay_window: it must be a timedelta above 0", setting="replay_window"
+            )
+        is_rate = isinstance(rate_limit, int | float) and _SLOWEST <= rate_limit < math.inf
+        if rate_limit is not None and (isinstance(rate_limit, bool) or not is_rate):
             raise ConfigError(
                 "rate_limit: it must be a number of requests a second, above 0",
                 setting="rate_limit",
@@ -185,14 +190,16 @@ class Guard:
             values: of the request's headers. A request that has `PROBE` is no notification, and is
                 never kept.
         """
+        sender = None
         if self._allowed or self._rate is not None:
             sender = self._proxies.sender(peer, values)
-            if self._allowed and (sender is None or not is_in(sender, self._allowed)):
-                return self._refuse(Reason.SENDER, str(sender or "an unknown address"))
-            if self._rate is not None and not self._rate.admits(sender, time.monotonic()):
-                return self._refuse(Reason.RATE, str(sender or "an unknown address"))
+        if self._allowed and (sender is None or not is_in(sender, self._allowed)):
+            return self._refuse(Reason.SENDER, str(sender or "an unknown address"))
         if not any([hmac.compare_digest(_bytes(path), self._path) for path in paths]):  # noqa: C419 - each of them, or the time would tell which
             return self._refuse(Reason.PATH)
+        # Only of who knows the path: behind a proxy that is not trusted, all are one sender.
+        if self._rate is not None and not self._rate.admits(sender, time.monotonic()):
+            return self._refuse(Reason.RATE, str(sender or "an unknown address"))
         if method != "POST":
             return self._refuse(Reason.METHOD)
         if length is not None and length > LONGEST_BODY:
@@ -215,14 +222,14 @@ class Guard:
 
     def _problem_of(self, headers: Iterable[str], signer: Signer) -> str:
         """What is wrong with a notification's ``Authorization``, empty where nothing is."""
-        ours = [header for header in headers if not _ANOTHER_SCHEME.match(header)]
+        # One that was wrapped, as in the document's own example, is joined by white space.
+        ours = {"".join(one.split()) for one in headers if not _ANOTHER_SCHEME.match(one)} - {""}
         if not ours:
             return "its Authorization is missing" if self._authorization == "required" else ""
         if len(ours) > 1:
             return "it has more than one Authorization"
-        found = signer.verify(
-            ours[0].encode("utf-8", "surrogatepass"), time.time(), self._replay_window
-        )
+        header = ours.pop().encode("utf-8", "surrogatepass")
+        found = signer.verify(header, time.time(), self._replay_window)
         return f"of its Authorization, {found.value}" if isinstance(found, Refusal) else ""
 
     def _refuse(self, reason: Reason, detail: str = "") -> Reply:

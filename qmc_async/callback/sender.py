@@ -14,6 +14,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from typing import Final, TypeAlias
 
 from attrs import frozen
@@ -27,6 +28,7 @@ Values: TypeAlias = Callable[[str], Sequence[str]]
 """The values of all headers of a name, in their order."""
 
 _SOCKET: Final = "unix"
+_MOST_HOPS: Final = 50  # proxies of ours in a row
 _MAPPED: Final = ipaddress.IPv6Network("::ffff:0:0/96")
 _PORT: Final = re.compile(r"(?::[0-9]{1,5})?", re.ASCII)
 # One pair, and what ends it. A value without quotes need not be a token: `for=$remote_addr` of an
@@ -104,22 +106,29 @@ class Proxies:
         if not self.by_socket if not peer else address is None or not is_in(address, self.networks):
             return address
         named = [
-            self._first_stranger(hops)
-            for hops in (
-                [_hop(each) for line in values("X-Forwarded-For") for each in line.split(",")],
-                [hop for line in values("Forwarded") for hop in _hops_of(line)],
+            self._first_stranger(hop for line in reversed(lines) for hop in hops_in(line))
+            for lines, hops_in in (
+                (values("X-Forwarded-For"), _hops_in),
+                (values("Forwarded"), _hops_of),
             )
-            if hops
+            if lines
         ]
         if not named:
             return address
         return named[0] if named[0] == named[-1] else None
 
-    def _first_stranger(self, hops: Sequence[Address | None]) -> Address | None:
-        for hop in reversed(hops):
+    def _first_stranger(self, hops: Iterable[Address | None]) -> Address | None:
+        last = None
+        for hop in islice(hops, _MOST_HOPS):
             if hop is None or not is_in(hop, self.networks):
                 return hop
-        return hops[0]
+            last = hop
+        return last
+
+
+def _hops_in(line: str) -> Iterable[Address | None]:
+    """The addresses of one ``X-Forwarded-For`` line, from its end, read as they are wanted."""
+    return map(_hop, reversed(line.split(",")))
 
 
 def _hop(text: str) -> Address | None:
@@ -137,7 +146,10 @@ def _hop(text: str) -> Address | None:
 
 
 def _hops_of(line: str) -> list[Address | None]:
-    """The ``for`` of each element of one ``Forwarded`` line; a line that is none names nobody."""
+    """The ``for`` of each element of one ``Forwarded`` line, from its end.
+
+    One that is malformed anywhere names nobody.
+    """
     hops: list[Address | None] = []
     hop: Address | None = None
     at = 0
@@ -152,5 +164,5 @@ def _hops_of(line: str) -> list[Address | None]:
             hops.append(hop)
             hop = None
         if not end:
-            return hops
+            return hops[::-1]
         at = pair.end()

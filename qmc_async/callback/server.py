@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Self
 
 from aiohttp import web
 
+from qmc_async.arguments import is_duration
 from qmc_async.callback.address import CallbackAddress
 from qmc_async.callback.aiohttp_shell import AiohttpShell
 from qmc_async.callback.asgi import AsgiApplication
@@ -79,10 +80,10 @@ class CallbackServer(Registration):
             ``checked``: one that has none is taken, one that has a wrong one is refused;
             ``required``: one that has none is refused too; ``ignored``: it is not looked at.
         replay_window: how far the timestamp in it may be from the platform's clock.
-        rate_limit: how many requests of one sender are taken in a second; what is beyond is
-            refused, and does not come again. By default all.
-        max_connections: how many connections may be open on a port of our own. For a new one, one
-            is closed on which nothing is asked.
+        rate_limit: how many requests of one sender that knows the path are taken in a second; what
+            is beyond is refused, and does not come again. By default all.
+        max_connections: how many connections may be open, on a port of our own, on which nothing
+            is asked. For a new one, another one is closed.
         max_concurrency: how many runs of one handler may go on at once. What is beyond waits in
             the store, and takes no memory.
         shutdown_timeout: seconds that running handlers are given when the server stops.
@@ -114,11 +115,11 @@ class CallbackServer(Registration):
             ("max_concurrency", max_concurrency),
             ("max_connections", max_connections),
         ):
-            if isinstance(count, bool) or count < 1:
+            if not isinstance(count, int) or isinstance(count, bool) or count < 1:  # pyright: ignore[reportUnnecessaryIsInstance] - callers err
                 raise ConfigError(
                     f"{setting}: it must be a whole number, 1 or more", setting=setting
                 )
-        if not 0 <= shutdown_timeout < math.inf:
+        if not is_duration(shutdown_timeout) or shutdown_timeout == math.inf:
             raise ConfigError(
                 "shutdown_timeout: it must be a number of seconds, 0 or more",
                 setting="shutdown_timeout",
@@ -287,7 +288,9 @@ class CallbackServer(Registration):
 
         The application's access log shows the secret path, and aiohttp logs what it cannot read of
         a request: switch off the one, and give ``discreet_logger`` of `qmc_async.listening` to the
-        server as the other.
+        server as the other. Deadlines for heads, and places for connections, are the application's
+        server's. aiohttp unpacks bodies before we see them, and loses one that is not compressed as
+        it says, unless the server has ``auto_decompress=False``.
 
         Raises:
             RuntimeError: the application is running already.

@@ -6,16 +6,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from qmc_async.callback.asgi import PEER
 from qmc_async.callback.places import MAX_CONNECTIONS, Places
 
 if TYPE_CHECKING:
     import asyncio
 
+    from uvicorn._types import (
+        ASGI3Application,
+        ASGIReceiveCallable,
+        ASGISendCallable,
+        Scope,
+    )
     from uvicorn.server import ServerState
 
 __all__ = ["EdgeProtocol"]
@@ -32,16 +39,19 @@ class EdgeProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # pyright: ignore[reportIncompatibleMethodOverride] - as uvicorn has it
         """It was opened."""
         super().connection_made(transport)
-        if self.server_state not in _places:
-            _places[self.server_state] = Places(MAX_CONNECTIONS, _drop)
-        self._places = _places[self.server_state]
-        self._places.opened(self)
+        places = _places.get(self.server_state)
+        if places is None or places.loop is not self.loop:
+            places = _places[self.server_state] = Places(MAX_CONNECTIONS, _drop)
+        self._places = places
+        places.opened(self)
+        self.app = _with_peer(self.app)
 
     def data_received(self, data: bytes) -> None:
         """Something has come: of a head, or of a body."""
         self._places.heard(self)
         super().data_received(data)
-        if self.cycle is not None and not self.cycle.response_complete:  # pyright: ignore[reportUnnecessaryComparison] - None before the first head
+        is_answering = self.cycle is not None and not self.cycle.response_complete  # pyright: ignore[reportUnnecessaryComparison] - None before the first head
+        if is_answering or self.transport.get_protocol() is not self:  # it is a websocket now
             self._places.asked(self)
 
     def on_response_complete(self) -> None:
@@ -52,8 +62,19 @@ class EdgeProtocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It was closed, by whomever."""
-        self._places.closed(self)
+        self._places.asked(self)
         super().connection_lost(exc)
+
+
+def _with_peer(app: ASGI3Application) -> ASGI3Application:
+    # uvicorn writes over the peer what a header says, which on its default settings anybody behind
+    # a proxy on this machine can choose.
+    async def remember(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        vars_of: dict[str, Any] = scope  # type: ignore[assignment] # pyright: ignore[reportAssignmentType] - one key more
+        vars_of[PEER] = scope.get("client")
+        await app(scope, receive, send)
+
+    return remember
 
 
 def _drop(connection: EdgeProtocol) -> None:
