@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
     from contextlib import AbstractAsyncContextManager
 
-DEADLINE = 0.4
+DEADLINE = 0.3
 WHOLE = request_bytes(body_of()).replace(b"Connection: close\r\n", b"")
 HEAD = WHOLE.partition(b"\r\n\r\n")[0]
 

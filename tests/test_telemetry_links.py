@@ -87,11 +87,12 @@ async def test_a_notification_that_is_earlier_than_the_reply(recorded: Recorded)
     assert linked_to(recorded.one("qmc.notification")) == [name_of(recorded.one("qmc.call"))]
 
 
-async def _report(server: CallbackServer, recorded: Recorded, body: bytes) -> None:
+async def _report(server: CallbackServer, recorded: Recorded, body: bytes, *further: str) -> None:
     server.on_disconnected(name="log")(Seen().handler("log"))
     async with server:
         assert (await post_to(server, body)).status == 200
-        await recorded.ended("qmc.notification")
+        for name in ("qmc.notification", *further):
+            await recorded.ended(name)
 
 
 @pytest.mark.parametrize("body", [body_of("4712"), b"\xff"], ids=["unknown", "undecodable"])
@@ -130,8 +131,9 @@ async def test_a_look_up_that_fails(
         return future
 
     monkeypatch.setattr(BaseStore, "trace_of", fail)
-    await _report(CallbackServer(store=url_in(tmp_path), port=0), recorded, body_of())
-    assert len(await recorded.ended("qmc.handle log")) == 1
+    server = CallbackServer(store=url_in(tmp_path), port=0)
+    await _report(server, recorded, body_of(), "qmc.handle log")
+    assert len(recorded.named("qmc.handle log")) == 1
     assert [span.links for span in recorded.spans if span.links] == []
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["fault_plugin"]
 
-CALLS: Final = 10_000 if FULL else 2_000
+CALLS: Final = 10_000 if FULL else 1_000
 REPLICAS: Final = 3
 SILENT: Final = 20  # one call in so many is never reported
 # Seconds. A machine that stands still for as long would have the others overdue as well.

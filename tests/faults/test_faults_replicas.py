@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["fault_plugin"]
 
-CALLS = 20_000 if FULL else 1_500
+CALLS = 20_000 if FULL else 1_000
 RATE = 200  # calls in a second
 WAITS = 1_000 if FULL else 200
 AWAY = 2.0  # seconds between the database's death and its next start
