@@ -38,7 +38,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
 
-__all__ = ["BASE_URL", "RECORD_BASE_URL", "RECORD_PATH", "Settings", "whole_url"]
+__all__ = [
+    "BASE_URL",
+    "RECORD_BASE_URL",
+    "RECORD_PATH",
+    "Network",
+    "Settings",
+    "read_networks",
+    "whole_url",
+]
 
 T = TypeVar("T")
 
@@ -123,7 +131,7 @@ class Settings:
             numbers=pick("numbers", numbers, _number_mode, "lenient"),
             missing_after=pick("missing_after", missing_after, _missing_after, 7200.0),
             ledger_numbers=pick("ledger_numbers", ledger_numbers, _ledger_numbers, "masked"),
-            recording_networks=pick("recording_networks", recording_networks, _networks, ""),
+            recording_networks=pick("recording_networks", recording_networks, read_networks, ""),
         )
 
     def changed(
@@ -255,14 +263,17 @@ def _ledger_numbers(value: object) -> LedgerNumbers:
     raise ValueError("it must be masked or whole")
 
 
-def _networks(value: str | Iterable[str | Network]) -> tuple[Network, ...]:
-    networks: list[Network] = []
-    for given in value.split(",") if isinstance(value, str) else value:
-        text = str(given).strip()
-        # Not `ip_network` of what is given: it takes a number for an address.
-        if text:
-            networks.append(ipaddress.ip_network(text))
-    return tuple(networks)
+def read_networks(value: str | Iterable[str | Network]) -> tuple[Network, ...]:
+    """Networks and addresses, with commas or as a list.
+
+    Raises:
+        TypeError: it is neither.
+        ValueError: one of them is none.
+    """
+    given = value.split(",") if isinstance(value, str) else value
+    texts = (str(each).strip() for each in given)
+    # Not `ip_network` of what is given: it takes a number for an address.
+    return tuple(ipaddress.ip_network(text) for text in texts if text)
 
 
 def _count(value: object) -> int:

@@ -216,7 +216,7 @@ class RecordingArchive:
             if await self._destination.stat(_beside(key)) is not None:
                 await self._destination.delete(_beside(key))
             version = await self._destination.put(sound, file.path)
-            describing = asyncio.ensure_future(self._describe(key, described, version))
+            describing = asyncio.ensure_future(self._describe(key, described, data, version))
             try:
                 await asyncio.shield(describing)
             except asyncio.CancelledError:
@@ -240,9 +240,8 @@ class RecordingArchive:
         found = await self._destination.stat(sound)
         return found is not None and found.length == sidecar.length
 
-    async def _describe(self, key: str, described: Path, version: str | None) -> None:
+    async def _describe(self, key: str, described: Path, data: bytes, version: str | None) -> None:
         """Put the JSON beside a sound, and see that it is of that very sound."""
-        data = await asyncio.to_thread(described.read_bytes)
         await self._destination.put(_beside(key), described)
         sidecar = Sidecar.read(data)
         found = await self._destination.stat(sidecar.key)

@@ -19,10 +19,12 @@ from typing import Final, TypeAlias
 
 from attrs import frozen
 
+from qmc_async import settings
+from qmc_async.settings import Network
+
 __all__ = ["Address", "Network", "Proxies", "Values", "is_in", "read_address", "read_networks"]
 
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
-Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 Values: TypeAlias = Callable[[str], Sequence[str]]
 """The values of all headers of a name, in their order."""
@@ -48,18 +50,11 @@ def read_address(text: str) -> Address | None:
 
 
 def read_networks(value: str | Iterable[str | Network]) -> tuple[Network, ...]:
-    """Networks and addresses, with commas or as a list.
-
-    Raises:
-        ValueError: one of them is none.
-    """
-    given = value.split(",") if isinstance(value, str) else value
-    # Not `ip_network` of what is given: it takes a number for an address.
-    return tuple(_network(str(each).strip()) for each in given if str(each).strip())
+    """The same as `settings.read_networks`; what IPv6 only carries is IPv4 here as well."""
+    return tuple(_unmapped(network) for network in settings.read_networks(value))
 
 
-def _network(text: str) -> Network:
-    network = ipaddress.ip_network(text)
+def _unmapped(network: Network) -> Network:
     if isinstance(network, ipaddress.IPv6Network) and network.subnet_of(_MAPPED):
         inner = int(network.network_address) & 0xFFFFFFFF
         return ipaddress.IPv4Network((inner, network.prefixlen - _MAPPED.prefixlen))
