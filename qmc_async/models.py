@@ -33,6 +33,7 @@ __all__ = [
     "Recording",
     "RecordingResult",
     "UnknownNotification",
+    "ids_of",
 ]
 
 BEIJING = timezone(timedelta(hours=8))
@@ -277,3 +278,9 @@ class FileResult:
     """The ``data`` of a reply to ``record`` (3.3)."""
 
     file_url: str = field(repr=False)
+
+
+def ids_of(event: Event) -> tuple[str | None, str | None]:
+    """The call id and the `out_call_id` of the call that an event is about."""
+    report = event.second if isinstance(event, Conflict) else event
+    return report.call_id, getattr(report, "out_call_id", None)

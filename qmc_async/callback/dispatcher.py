@@ -24,7 +24,7 @@ from attrs import evolve
 
 from qmc_async.callback.delivery import Delivery, Postpone, Reject
 from qmc_async.errors import StoreError
-from qmc_async.models import Conflict
+from qmc_async.models import ids_of
 from qmc_async.numbers import mask_in_text
 from qmc_async.store.records import LEASE, Claim, Kind, Outcome, Poll, Put, State, from_milliseconds
 from qmc_async.telemetry import SILENT
@@ -239,10 +239,8 @@ class Dispatcher:
             return await _attempt(handler, claim, delivery, run)
 
     async def _find_entry(self, event: Event) -> LedgerEntry | None:
-        report = event.second if isinstance(event, Conflict) else event
-        return await self._store.ledger_entry(
-            call_id=report.call_id, out_call_id=getattr(report, "out_call_id", None)
-        )
+        call_id, out_call_id = ids_of(event)
+        return await self._store.ledger_entry(call_id=call_id, out_call_id=out_call_id)
 
     async def _settle(self, outcome: Outcome) -> None:
         while True:

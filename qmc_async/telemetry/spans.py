@@ -28,10 +28,10 @@ from opentelemetry.trace import (
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from qmc_async.errors import ApiError, CallOutcomeUnknown, TransportError
+from qmc_async.models import ids_of
 from qmc_async.telemetry.silent import Handling, Placing, Receiving, Span
 from qmc_async.telemetry.words import (
     error_type,
-    ids_of,
     kind_of,
     of_event,
     reason_of,

@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from qmc_async.models import Conflict, Disconnected, Reason
+from qmc_async.models import Conflict, Disconnected, Reason, ids_of
 from qmc_async.numbers import mask_in_text
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from qmc_async.models import Event
 
-__all__ = ["error_type", "ids_of", "kind_of", "of_event", "reason_of", "server_at", "told"]
+__all__ = ["error_type", "kind_of", "of_event", "reason_of", "server_at", "told"]
 
 _LONGEST: Final = 128  # characters of an id; the document's have at most 64
 
@@ -40,12 +40,6 @@ def server_at(base_url: str) -> Mapping[str, AttributeValue]:
     parts = urlsplit(base_url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     return {"server.address": parts.hostname or "", "server.port": port}
-
-
-def ids_of(event: Event) -> tuple[str | None, str | None]:
-    """The call id and the `out_call_id` of the call that an event is about."""
-    report = event.second if isinstance(event, Conflict) else event
-    return report.call_id, getattr(report, "out_call_id", None)
 
 
 def reason_of(event: Event) -> str:
