@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from datetime import datetime, timedelta, timezone
+from random import random
 from typing import Any
 
 import pytest
@@ -213,7 +214,7 @@ def test_the_first_rule_that_matches_decides() -> None:
     ]
 
     def chosen(callee: str) -> tuple[Scenario, Faults]:
-        behaviour = behaviour_for(rules, caller="1", callee=callee, out_call_id=None)
+        behaviour = behaviour_for(rules, random, caller="1", callee=callee, out_call_id=None)
         return behaviour.scenario, behaviour.faults
 
     assert chosen("13900000021") == (busy, Faults(drop_notification=True))

@@ -6,10 +6,20 @@
 
 from __future__ import annotations
 
-from qmc_async.sandbox.api import Endpoint, Received
 from qmc_async.sandbox.assumed import AbsentFields, Assumed
 from qmc_async.sandbox.calls import SimulatedCall
+from qmc_async.sandbox.chances import FAULT_NAMES, FaultRates
 from qmc_async.sandbox.clock import Clock, RealClock, VirtualClock
+from qmc_async.sandbox.history import (
+    Actor,
+    Attempt,
+    Endpoint,
+    Entry,
+    Exchange,
+    Move,
+    Received,
+    Withheld,
+)
 from qmc_async.sandbox.machine import Action, IllegalAction, State
 from qmc_async.sandbox.scenario import (
     DEFAULT_BEHAVIOUR,
@@ -20,21 +30,26 @@ from qmc_async.sandbox.scenario import (
     Scenario,
     Step,
 )
-from qmc_async.sandbox.sender import Attempt
 from qmc_async.sandbox.server import Sandbox
 
 __all__ = [
     "DEFAULT_BEHAVIOUR",
+    "FAULT_NAMES",
     "SCENARIOS_BY_DIGITS",
     "AbsentFields",
     "Action",
+    "Actor",
     "Assumed",
     "Attempt",
     "Behaviour",
     "Clock",
     "Endpoint",
+    "Entry",
+    "Exchange",
+    "FaultRates",
     "Faults",
     "IllegalAction",
+    "Move",
     "RealClock",
     "Received",
     "Rule",
@@ -44,4 +59,5 @@ __all__ = [
     "State",
     "Step",
     "VirtualClock",
+    "Withheld",
 ]

@@ -11,6 +11,7 @@ from qmc_async.models import RECORDING_LIFETIME, Reason, RecordingResult
 from qmc_async.numbers import mask
 
 if TYPE_CHECKING:
+    from qmc_async.sandbox.history import Entry
     from qmc_async.sandbox.machine import Progress, State
     from qmc_async.sandbox.scenario import Behaviour
 
@@ -32,6 +33,7 @@ class SimulatedCall:
         out_call_id: as given to ``call``, None where it was not.
         behaviour: what is to happen to it, chosen when it was placed.
         progress: how far it has come.
+        history: what happened to it, the earliest first.
     """
 
     call_id: str
@@ -40,6 +42,7 @@ class SimulatedCall:
     out_call_id: str | None
     behaviour: Behaviour = field(repr=False)
     progress: Progress
+    history: list[Entry] = field(factory=list["Entry"], repr=False)
 
     @property
     def state(self) -> State:

@@ -31,7 +31,16 @@ from attrs import evolve, frozen
 
 from qmc_async.models import Reason
 
-__all__ = ["Action", "IllegalAction", "Progress", "State", "is_legal", "next_state"]
+__all__ = [
+    "Action",
+    "IllegalAction",
+    "Progress",
+    "State",
+    "actions_until",
+    "is_legal",
+    "legal_actions",
+    "next_state",
+]
 
 
 class State(enum.StrEnum):
@@ -65,14 +74,14 @@ class Action(enum.StrEnum):
 
 
 class IllegalAction(RuntimeError):  # noqa: N818 - it names what was tried, as h11's errors do
-    """An action that the rules do not allow in the call's state.
+    """An action, or an end, that the rules do not allow in the call's state.
 
     Attributes:
         state: where the call stands; it is unchanged.
-        action: what was tried.
+        action: what was tried, or the reason that the call was to end with.
     """
 
-    def __init__(self, state: State, action: Action) -> None:
+    def __init__(self, state: State, action: Action | Reason) -> None:
         super().__init__(state, action)
         self.state = state
         self.action = action
@@ -104,10 +113,47 @@ _ENDS: dict[tuple[State, Action], Reason | None] = {
     (State.CONNECTED, Action.END_CALL): Reason.HANG_UP,
 }
 
+_ANSWERS = dict(_MOVES.keys())
+_ENDING: dict[Reason, Action] = {
+    Reason.HANG_UP: Action.CALLEE_HANGS_UP,
+    Reason.CALLER_BUSY: Action.CALLER_BUSY,
+    Reason.CALLER_NO_ANSWER: Action.CALLER_NO_ANSWER,
+    Reason.CALLER_FAILURE: Action.CALLER_FAILURE,
+    Reason.CALLER_ABANDON: Action.CALLER_HANGS_UP,
+    Reason.CALLEE_BUSY: Action.CALLEE_BUSY,
+    Reason.CALLEE_NO_ANSWER: Action.CALLEE_NO_ANSWER,
+    Reason.CALLEE_FAILURE: Action.CALLEE_FAILURE,
+    Reason.OTHER: Action.PLATFORM_FAILS,
+}
+
 
 def is_legal(state: State, action: Action) -> bool:
     """Tell whether the rules allow the action in that state."""
     return (state, action) in _MOVES or (state, action) in _ENDS
+
+
+def legal_actions(state: State) -> tuple[Action, ...]:
+    """What the rules allow in that state, in the order of `Action`."""
+    return tuple(action for action in Action if is_legal(state, action))
+
+
+def actions_until(state: State, reason: Reason) -> tuple[Action, ...]:
+    """The shortest way for people, or the platform, to end a call with that reason.
+
+    Of the two who can hang up, the callee does.
+
+    Raises:
+        IllegalAction: from that state no way leads there.
+    """
+    action = _ENDING[reason]
+    way: list[Action] = []
+    at = state
+    while _ENDS.get((at, action)) is not reason:
+        if at not in _ANSWERS:
+            raise IllegalAction(state, reason)
+        way.append(_ANSWERS[at])
+        at = next_state(at, way[-1])
+    return (*way, action)
 
 
 def next_state(state: State, action: Action) -> State:

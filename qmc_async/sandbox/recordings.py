@@ -34,6 +34,10 @@ class Recordings:
         self._calls[name] = call
         return name
 
+    def call(self, name: str) -> SimulatedCall | None:
+        """The call whose recording has that name, None where there is none."""
+        return self._calls.get(name)
+
     def file(self, name: str, now: datetime) -> Path | None:
         """The file of that name, written when it is first asked for.
 

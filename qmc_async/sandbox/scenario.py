@@ -5,6 +5,7 @@ The callee's last four digits choose, unless a `Rule` does; `SCENARIOS_BY_DIGITS
 
 from __future__ import annotations
 
+import secrets
 from datetime import timedelta
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -13,10 +14,11 @@ from attrs import Attribute, field, frozen
 
 from qmc_async.models import Reason
 from qmc_async.numbers import mask
+from qmc_async.sandbox.chances import check_probability, happens
 from qmc_async.sandbox.machine import Action, State, next_state
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 __all__ = [
     "DEFAULT_BEHAVIOUR",
@@ -242,6 +244,14 @@ def _shown(pattern: str | None) -> str:
     return repr(pattern)
 
 
+def _new_name() -> str:
+    return secrets.token_hex(4)
+
+
+def _check_rule(_: object, __: Attribute[float], probability: float) -> None:
+    check_probability("probability", probability)
+
+
 @frozen(kw_only=True)
 class Rule:
     """What is to happen to the calls that it matches. None matches anything.
@@ -252,6 +262,13 @@ class Rule:
         out_call_id: exactly.
         scenario: the script; None leaves it to the callee's last digits.
         faults: what goes wrong; None leaves it to the callee's last digits.
+        probability: how likely it is, from 0 to 1, that the rule decides about a call that it
+            matches; if it does not, the next one may.
+        enabled: whether it is looked at.
+        name: by which the console, and its JSON API, know it.
+
+    Raises:
+        ValueError: `probability` is not from 0 to 1.
     """
 
     callee: str | None = field(default=None, repr=_shown)
@@ -259,6 +276,9 @@ class Rule:
     out_call_id: str | None = None
     scenario: Scenario | None = None
     faults: Faults | None = None
+    probability: float = field(default=1.0, validator=_check_rule)
+    enabled: bool = True
+    name: str = field(factory=_new_name, eq=False)
 
     def matches(self, *, caller: str, callee: str, out_call_id: str | None) -> bool:
         """Tell whether the rule is about this call."""
@@ -278,12 +298,29 @@ def _fits(pattern: str | None, number: str) -> bool:
 
 
 def behaviour_for(
-    rules: Iterable[Rule], *, caller: str, callee: str, out_call_id: str | None
+    rules: Iterable[Rule],
+    chance: Callable[[], float],
+    *,
+    caller: str,
+    callee: str,
+    out_call_id: str | None,
 ) -> Behaviour:
-    """Choose what happens to a call: the first rule that matches, then the callee's last digits."""
+    """Choose what happens to a call: the first rule that matches, then the callee's last digits.
+
+    Args:
+        rules: in order.
+        chance: draws a number from 0 to 1, and never 1.
+        caller: who is rung first.
+        callee: who is rung then.
+        out_call_id: as given to ``call``.
+    """
     behaviour = SCENARIOS_BY_DIGITS.get(callee[-_DIGITS:], DEFAULT_BEHAVIOUR)
     for rule in rules:
-        if rule.matches(caller=caller, callee=callee, out_call_id=out_call_id):
+        if (
+            rule.enabled
+            and rule.matches(caller=caller, callee=callee, out_call_id=out_call_id)
+            and happens(rule.probability, chance)
+        ):
             return Behaviour(
                 summary="as a rule says",
                 scenario=rule.scenario or behaviour.scenario,

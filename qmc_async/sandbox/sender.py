@@ -7,41 +7,22 @@ import time
 from typing import TYPE_CHECKING
 
 import aiohttp
-from attrs import field, frozen
+from attrs import evolve
 
+from qmc_async.sandbox.history import Attempt
 from qmc_async.sandbox.wire import notification
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import datetime
 
     from qmc_async.sandbox.assumed import Assumed
     from qmc_async.sandbox.calls import SimulatedCall
     from qmc_async.signer import Signer
 
-__all__ = ["Attempt", "Sender"]
+__all__ = ["Sender"]
 
 _HEADERS = {"Content-Type": "application/json;charset=utf-8"}
-
-
-@frozen(kw_only=True)
-class Attempt:
-    """One notification that was sent, or that could not be.
-
-    Attributes:
-        call_id: whose it is.
-        body: the bytes as they were sent.
-        http_status: of the answer, None where there was none.
-        reply: the answer's body, None where there was none.
-        error: why there was none: the exception's name, or ``no callback_url``.
-        elapsed: real seconds.
-    """
-
-    call_id: str
-    body: bytes = field(repr=False)
-    http_status: int | None = None
-    reply: bytes | None = field(default=None, repr=False)
-    error: str | None = None
-    elapsed: float = 0.0
 
 
 class Sender:
@@ -50,14 +31,28 @@ class Sender:
     Attributes:
         url: where to; None sends nothing, and writes the attempt down all the same.
         attempts: in the order in which they ended.
+
+    Args:
+        signer: signs, where that is assumed.
+        assumed: what the document does not say.
+        now: tells the simulated time.
+        on_ended: called as each attempt has ended, and as the last that was on its way has.
     """
 
-    def __init__(self, signer: Signer, assumed: Assumed, on_idle: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        signer: Signer,
+        assumed: Assumed,
+        *,
+        now: Callable[[], datetime],
+        on_ended: Callable[[], None],
+    ) -> None:
         self.url: str | None = None
         self.attempts: list[Attempt] = []
         self._signer = signer
         self._assumed = assumed
-        self._on_idle = on_idle
+        self._now = now
+        self._on_ended = on_ended
         self._session: aiohttp.ClientSession  # from `open` on; nothing is posted before
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -91,49 +86,61 @@ class Sender:
         if self._tasks:
             await asyncio.wait(self._tasks)
 
-    def post(self, call: SimulatedCall) -> asyncio.Task[None]:
-        """Send the notification about a call, from a task of its own that never fails."""
-        task = asyncio.create_task(self._send(call))
+    def post(self, call: SimulatedCall, *, by_hand: bool = False) -> asyncio.Task[None]:
+        """Send the notification about a call, from a task of its own that never fails.
+
+        Args:
+            call: it has ended.
+            by_hand: send it as it should be, once, whatever fault the call has.
+        """
+        task = asyncio.create_task(self._send(call, by_hand=by_hand))
         self._tasks.add(task)
         task.add_done_callback(self._done)
         return task
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if not self._tasks:
-            self._on_idle()
+        self._on_ended()
 
-    async def _send(self, call: SimulatedCall) -> None:
+    async def _send(self, call: SimulatedCall, *, by_hand: bool) -> None:
         faults = call.behaviour.faults
         body = notification(call, self._assumed)
-        if faults.malformed_notification:
-            body = body[: len(body) // 2]
-        for _ in range(1 + faults.duplicate_notification):
-            self.attempts.append(await self._attempt(call.call_id, body))
+        copies = 1
+        if not by_hand:
+            copies += faults.duplicate_notification
+            if faults.malformed_notification:
+                body = body[: len(body) // 2]
+        for _ in range(copies):
+            unsent = Attempt(call_id=call.call_id, at=self._now(), body=body, by_hand=by_hand)
+            attempt = (
+                evolve(unsent, error="no callback_url")
+                if self.url is None
+                else await self._attempt(unsent, self.url)
+            )
+            self.attempts.append(attempt)
+            call.history.append(attempt)
+            self._on_ended()
 
-    async def _attempt(self, call_id: str, body: bytes) -> Attempt:
-        if self.url is None:
-            return Attempt(call_id=call_id, body=body, error="no callback_url")
+    async def _attempt(self, unsent: Attempt, url: str) -> Attempt:
         headers = dict(_HEADERS)
         if self._assumed.notification_authorization:
             now = time.time() + self._assumed.clock_skew.total_seconds()
             headers["Authorization"] = self._signer.sign(now)
+        sent = evolve(unsent, url=url, headers=tuple(headers.items()))
         began = time.monotonic()
-        status = reply = error = None
         try:
             async with self._session.post(
-                self.url, data=body, headers=headers, allow_redirects=False
+                url, data=sent.body, headers=headers, allow_redirects=False
             ) as response:
                 reply = await response.read()
-                status = response.status
         except (aiohttp.ClientError, OSError, ValueError) as problem:
             # Only its name: the text may hold the address, whose path is a secret.
             error = type(problem).__name__
-        return Attempt(
-            call_id=call_id,
-            body=body,
-            http_status=status,
+            return evolve(sent, error=error, elapsed=time.monotonic() - began)
+        return evolve(
+            sent,
+            http_status=response.status,
+            reply_headers=tuple(response.headers.items()),
             reply=reply,
-            error=error,
             elapsed=time.monotonic() - began,
         )

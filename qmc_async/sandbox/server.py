@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, ClassVar, Self
 from aiohttp import web
 
 from qmc_async.listening import discreet_logger, listen
+from qmc_async.models import Reason
 from qmc_async.sandbox.api import Api
 from qmc_async.sandbox.assumed import Assumed
 from qmc_async.sandbox.clock import Clock, RealClock, VirtualClock
 from qmc_async.sandbox.engine import Engine
+from qmc_async.sandbox.history import Attempt
+from qmc_async.sandbox.machine import State
 from qmc_async.sandbox.recordings import Recordings
 from qmc_async.sandbox.sender import Sender
 from qmc_async.signer import Credentials, Signer
@@ -25,10 +28,11 @@ if TYPE_CHECKING:
     from datetime import datetime
     from types import TracebackType
 
+    from qmc_async.models import Call
     from qmc_async.sandbox.calls import SimulatedCall
+    from qmc_async.sandbox.chances import FaultRates
     from qmc_async.sandbox.machine import Action
     from qmc_async.sandbox.scenario import Rule
-    from qmc_async.sandbox.sender import Attempt
 
 __all__ = ["Sandbox"]
 
@@ -57,7 +61,9 @@ class Sandbox:
         clock: where the times of calls come from.
         rules: what is to happen to new calls; the first that matches decides, before the callee's
             last digits do. Change it at any time.
+        fault_rates: how likely each fault befalls a new call, whatever its rule or its digits say.
         received: what arrived at the API, in order.
+        refused: what was said to those requests that are about no call, in order.
         assumed: what the document does not say.
 
     Args:
@@ -87,14 +93,19 @@ class Sandbox:
         signer = Signer(self.credentials)
         self._engine = Engine(rules=rules, assumed=assumed)
         self.rules = self._engine.rules
-        self._sender = Sender(signer, assumed, on_idle=self._notice)
+        self.fault_rates: FaultRates = self._engine.fault_rates
+        self._sender = Sender(signer, assumed, now=self.clock.now, on_ended=self._notice)
         self._sender.url = callback_url
-        self._api = Api(self._engine, signer, now=self.clock.now, pump=self._pump)
+        self._api = Api(
+            self._engine, signer, now=self.clock.now, pump=self._pump, on_change=self._notice
+        )
         self.received = self._api.received
+        self.refused = self._api.refused
         self._base_url = ""
         self._stack: AsyncExitStack | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._changed = asyncio.Event()
+        self._changes = 0
         self._advancing = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
@@ -227,6 +238,25 @@ class Sandbox:
             self._changed.clear()
             await self._changed.wait()
 
+    async def changed(self, since: int) -> int:
+        """Wait until something has happened, for whoever shows it.
+
+        Args:
+            since: what this returned the last time; 0 at first.
+
+        Returns:
+            How often something has happened. Ask again with it.
+
+        Raises:
+            RuntimeError: the sandbox is not running.
+        """
+        while True:
+            self._check_running()
+            if self._changes != since:
+                return self._changes
+            self._changed.clear()
+            await self._changed.wait()
+
     def act(self, call_id: str, action: Action) -> None:
         """Let a person act on a live call, now.
 
@@ -241,11 +271,82 @@ class Sandbox:
         self._engine.act(now, call_id, action)
         self._pump(now)
 
+    async def hang_up(
+        self, call: Call | SimulatedCall | str, *, reason: Reason = Reason.HANG_UP
+    ) -> None:
+        """Let a live call end now, and wait until its notification was answered or given up.
+
+        Whoever must pick up before that does so at the same moment. A notification that a fault
+        makes late is not waited for.
+
+        Args:
+            call: the call, or its ``callidentifier``.
+            reason: why it ends (3.2); in `HANG_UP` the callee hangs up.
+
+        Raises:
+            KeyError: there is no such call.
+            IllegalAction: in its state it can no longer end so.
+            RuntimeError: the sandbox is not running.
+        """
+        self._check_running()
+        call_id = call if isinstance(call, str) else call.call_id
+        now = self.clock.now()
+        self._pump(now)
+        self._engine.hang_up(now, call_id, reason)
+        if (sending := self._pump(now).get(call_id)) is not None:
+            await asyncio.wait({sending})
+
+    async def resend(self, call: Call | SimulatedCall | str) -> Attempt:
+        """Send the notification about a call that has ended once more.
+
+        The platform never does. It is sent once and as it should be, whatever faults the call has.
+
+        Args:
+            call: the call, or its ``callidentifier``.
+
+        Returns:
+            How it went, once it was answered or given up.
+
+        Raises:
+            KeyError: there is no such call.
+            ValueError: the call has not ended.
+            RuntimeError: the sandbox is not running.
+        """
+        self._check_running()
+        call_id = call if isinstance(call, str) else call.call_id
+        self._pump()
+        ended = self.calls[call_id]
+        if ended.state is not State.ENDED:
+            raise ValueError("the call has not ended: there is nothing to report yet")
+        sending = self._sender.post(ended, by_hand=True)
+        await asyncio.wait({sending})
+        self._check_running()  # it may have been stopped meanwhile
+        return next(
+            entry
+            for entry in reversed(ended.history)
+            if isinstance(entry, Attempt) and entry.by_hand
+        )
+
+    def drop_next_notification(self) -> None:
+        """Let the next notification that falls due, of whichever call, never be sent.
+
+        Called twice, it is about the next two.
+        """
+        self._engine.withhold += 1
+
+    def forget(self) -> None:
+        """Forget the calls that have ended and were reported, and what has arrived until now."""
+        self._engine.forget()
+        for record in (self.notifications, self.received, self.refused):
+            record.clear()
+        self._notice()
+
     def _check_running(self) -> None:
         if self._stack is None:
             raise RuntimeError("the sandbox is not running")
 
     def _notice(self) -> None:
+        self._changes += 1
         self._changed.set()
 
     def _pump(self, now: datetime | None = None) -> dict[str, asyncio.Task[None]]:
