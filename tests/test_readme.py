@@ -6,7 +6,7 @@ import asyncio
 import re
 from functools import partial
 from inspect import signature
-from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 from urllib.request import urlopen
 
@@ -15,27 +15,29 @@ import prometheus_client
 import pytest
 from callback_shells import asgi_serving
 from click.testing import CliRunner
+from object_server import object_server
+from readme_support import README, blocks_of, section_of, sections_of
 from sybil import Example, Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 
 from qmc_async import AsyncQmcClient, CallbackServer
-from qmc_async.callback.guard import Guard
 from qmc_async.cli import cli
 from qmc_async.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from threading import Thread
+    from pathlib import Path
     from wsgiref.simple_server import WSGIServer
 
     from qmc_async.sandbox import Sandbox
 
-README = Path(__file__).parents[1] / "README.md"
 TEXT = README.read_text(encoding="utf-8")
 PROGRAMS = list(Sybil(parsers=[PythonCodeBlockParser()]).parse(README))
 EXPECTED = {
     "A whole program": "order-42 CalleeBusy",
     "In FastAPI": "order-42 CalleeBusy",
+    "Call again when the callee was busy": "order-42-again CalleeBusy",
+    "Recordings in an object store": "in the bucket: 2",
     "No notification is lost": "given up: bill Reject: nobody talked",
     "Every call is accounted for": "no need to wait any longer: inferred",
     "Nobody's telephone rings twice": "it was placed after all, and ended with HangUp",
@@ -49,8 +51,7 @@ EXPECTED = {
 
 def section(example: Example) -> str:
     """The heading that an example stands under."""
-    headings: list[str] = re.findall(r"^## (.*)$", TEXT[: example.region.start], re.MULTILINE)
-    return headings[-1]
+    return next(one.heading for one in sections_of(README) if str(example.parsed) in one.text)
 
 
 @pytest.fixture
@@ -97,7 +98,29 @@ def prometheus(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         thread.join()
 
 
-@pytest.mark.usefixtures("console", "unset_providers", "prometheus")
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An object store where the README's variables lead, and what they cannot be known to say."""
+    (exported, _) = blocks_of(section_of(README, "Recordings in an object store").text)
+    variables = dict(re.findall(r"(AWS_\w+)=(\S+)", exported.code))
+    loop = asyncio.new_event_loop()
+    thread = Thread(target=loop.run_forever)
+    thread.start()
+    serving = object_server()
+    server = asyncio.run_coroutine_threadsafe(serving.__aenter__(), loop).result(10)
+    variables |= {"AWS_ENDPOINT": server.url, "AWS_ALLOW_HTTP": "true"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    try:
+        yield
+    finally:
+        asyncio.run_coroutine_threadsafe(serving.__aexit__(None, None, None), loop).result(10)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+@pytest.mark.usefixtures("bucket", "console", "unset_providers", "prometheus")
 @pytest.mark.parametrize("program", PROGRAMS, ids=section)
 def test_every_program_runs_and_says_what_it_should(
     program: Example,
@@ -149,6 +172,5 @@ def test_the_settings_table_is_whole() -> None:
         assert f"| `{argument}` | `QMC_{argument.upper()}` |" in table
     for argument in signature(AsyncQmcClient).parameters:
         assert f"| `{argument}` |" in table
-    guarding = set(signature(Guard).parameters) - {"path", "signer"}
-    for argument in guarding | {"max_connections", "max_concurrency", "shutdown_timeout"}:
-        assert f"| `{argument}` |" in table
+    for argument in signature(CallbackServer).parameters:
+        assert f"`{argument}`" in table.split("| argument of `CallbackServer` |")[1]
