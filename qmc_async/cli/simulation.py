@@ -73,7 +73,7 @@ async def sandbox(port: int, callback: str | None, speed: float) -> None:
     """
     console = console_for()
     clock = RealClock(speed=speed)
-    async with Sandbox(port=port, clock=clock) as platform:
+    async with Sandbox(port=port, clock=clock, console=True) as platform:
         credentials = platform.credentials
         own = CallbackServer(signer=Signer(credentials), store="sqlite://", port=CALLBACK_PORT).url
         platform.callback_url = callback or own
@@ -86,7 +86,8 @@ async def sandbox(port: int, callback: str | None, speed: float) -> None:
         }.items():
             click.echo(f"  export {name}={value}")
         click.echo("  qmc call 13987654321 13912340005 --wait\n")
-        click.echo(f"Notifications go to {platform.callback_url}\n")
+        click.echo(f"Notifications go to {platform.callback_url}")
+        click.echo(f"Watch the calls, and act in them, at {platform.base_url}\n")
         console.print(_scenarios())
         await narrate(platform)
 

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
     from qmc_async.sandbox.scenario import Faults
 
-__all__ = ["FAULT_NAMES", "FaultRates", "check_probability", "happens"]
+__all__ = ["FAULT_NAMES", "ONCE_BEFALLEN", "FaultRates", "check_probability", "happens"]
 
-_ONCE_BEFALLEN: Final[dict[str, Any]] = {
+ONCE_BEFALLEN: Final[Mapping[str, Any]] = {
     "drop_notification": True,
     "delay_notification": timedelta(minutes=1),
     "duplicate_notification": True,
@@ -24,6 +24,8 @@ _ONCE_BEFALLEN: Final[dict[str, Any]] = {
     "lose_reply": True,
     "recording_fails": True,
 }
+"""What each fault is where it befalls a call, by its name in `Faults`."""
+
 _NOTHING_IS_SENT: Final[dict[str, Any]] = {
     "delay_notification": timedelta(0),
     "duplicate_notification": False,
@@ -31,8 +33,8 @@ _NOTHING_IS_SENT: Final[dict[str, Any]] = {
     "early_notification": False,
 }
 
-FAULT_NAMES: Final = tuple(_ONCE_BEFALLEN)
-"""The attributes of `Faults`."""
+FAULT_NAMES: Final = tuple(ONCE_BEFALLEN)
+"""The names alone."""
 
 
 def check_probability(what: str, probability: float) -> None:
@@ -95,7 +97,7 @@ class FaultRates:
         if not self._any:
             return faults
         drawn = {
-            fault: _ONCE_BEFALLEN[fault]
+            fault: ONCE_BEFALLEN[fault]
             for fault, probability in self._rates.items()
             if happens(probability, chance)
         }

@@ -11,16 +11,19 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 from aiohttp import web
 
+from qmc_async.errors import ConfigError
 from qmc_async.listening import discreet_logger, listen
 from qmc_async.models import Reason
 from qmc_async.sandbox.api import Api
 from qmc_async.sandbox.assumed import Assumed
+from qmc_async.sandbox.changes import Changes
 from qmc_async.sandbox.clock import Clock, RealClock, VirtualClock
 from qmc_async.sandbox.engine import Engine
 from qmc_async.sandbox.history import Attempt
 from qmc_async.sandbox.machine import State
 from qmc_async.sandbox.recordings import Recordings
 from qmc_async.sandbox.sender import Sender
+from qmc_async.sandbox.wire import Refused, call_request
 from qmc_async.signer import Credentials, Signer
 
 if TYPE_CHECKING:
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from qmc_async.models import Call
     from qmc_async.sandbox.calls import SimulatedCall
     from qmc_async.sandbox.chances import FaultRates
+    from qmc_async.sandbox.console import Console
     from qmc_async.sandbox.machine import Action
     from qmc_async.sandbox.scenario import Rule
 
@@ -66,9 +70,14 @@ class Sandbox:
         refused: what was said to those requests that are about no call, in order.
         assumed: what the document does not say.
 
+    Raises:
+        ConfigError: the console is wanted, and Jinja2 is not installed.
+
     Args:
         host: to listen at. Anyone who reaches it and knows the credentials can use it.
         port: to listen at; 0 takes a free one.
+        console: whether a browser finds the console at `base_url`; it needs Jinja2 (extra
+            ``cli``). Anyone who reaches it can use it, so leave `host` as it is.
         callback_url: where notifications go; on the real platform its console sets this.
     """
 
@@ -80,6 +89,7 @@ class Sandbox:
         *,
         host: str = "127.0.0.1",
         port: int = 0,
+        console: bool = False,
         callback_url: str | None = None,
         clock: Clock | None = None,
         rules: Iterable[Rule] = (),
@@ -90,22 +100,26 @@ class Sandbox:
         self.assumed = assumed
         self._host = host
         self._port = port
+        self._changes = Changes()
         signer = Signer(self.credentials)
         self._engine = Engine(rules=rules, assumed=assumed)
         self.rules = self._engine.rules
         self.fault_rates: FaultRates = self._engine.fault_rates
-        self._sender = Sender(signer, assumed, now=self.clock.now, on_ended=self._notice)
+        self._sender = Sender(signer, assumed, now=self.clock.now, on_ended=self._changes.notice)
         self._sender.url = callback_url
         self._api = Api(
-            self._engine, signer, now=self.clock.now, pump=self._pump, on_change=self._notice
+            self._engine,
+            signer,
+            now=self.clock.now,
+            pump=self._pump,
+            on_change=self._changes.notice,
         )
         self.received = self._api.received
         self.refused = self._api.refused
+        self._console = self._new_console() if console else None
         self._base_url = ""
         self._stack: AsyncExitStack | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._changed = asyncio.Event()
-        self._changes = 0
         self._advancing = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
@@ -159,15 +173,18 @@ class Sandbox:
         """
         if self._stack is not None:
             raise RuntimeError("the sandbox has started already")
-        self._changed = asyncio.Event()
+        self._changes.renew()
         self._advancing = asyncio.Lock()
         async with AsyncExitStack() as stack:
             directory = stack.enter_context(TemporaryDirectory(prefix="qmc-sandbox-"))
             recordings = Recordings(Path(directory))
             self._sender.open()
             stack.push_async_callback(self._sender.close)
+            application = self._api.application(recordings)
+            if self._console is not None:
+                self._console.add_to(application, recordings)
             runner = web.AppRunner(
-                self._api.application(recordings),
+                application,
                 access_log=None,
                 logger=http_logger,
                 shutdown_timeout=_SHUTDOWN,
@@ -190,7 +207,7 @@ class Sandbox:
         if stack is None:
             return
         self._set_timer(None)
-        self._notice()
+        self._changes.notice()
         await stack.aclose()
 
     async def advance(self, **by: float) -> None:
@@ -221,7 +238,7 @@ class Sandbox:
                     await asyncio.wait({self._sender.post(call)})
                     self._check_running()  # it may have been stopped meanwhile
             clock.move_to(target)
-        self._notice()
+        self._changes.notice()
 
     async def settled(self) -> None:
         """Wait until no call is live, and every notification was sent and answered or given up.
@@ -235,8 +252,12 @@ class Sandbox:
             self._check_running()
             if self._engine.settled and self._sender.idle:
                 return
-            self._changed.clear()
-            await self._changed.wait()
+            await self._changes.wait()
+
+    @property
+    def changes(self) -> int:
+        """How often something has happened; see `changed`."""
+        return self._changes.count
 
     async def changed(self, since: int) -> int:
         """Wait until something has happened, for whoever shows it.
@@ -252,10 +273,32 @@ class Sandbox:
         """
         while True:
             self._check_running()
-            if self._changes != since:
-                return self._changes
-            self._changed.clear()
-            await self._changed.wait()
+            if self._changes.count != since:
+                return self._changes.count
+            await self._changes.wait()
+
+    def place(self, caller: str, callee: str, *, out_call_id: str | None = None) -> SimulatedCall:
+        """Place a call without the API, as if somebody else's application had done it.
+
+        Args:
+            caller: rung first.
+            callee: rung then.
+            out_call_id: repeated in the notification.
+
+        Raises:
+            ValueError: the platform would refuse it.
+            RuntimeError: the sandbox is not running.
+        """
+        self._check_running()
+        body = {"caller": caller, "callee": callee, "outCallId": out_call_id}
+        try:
+            asked = call_request(body, self.assumed)
+        except Refused as refused:
+            raise ValueError(refused.msg) from None
+        now = self.clock.now()
+        call = self._engine.place(now, asked.caller, asked.callee, asked.out_call_id)
+        self._pump(now)
+        return call
 
     def act(self, call_id: str, action: Action) -> None:
         """Let a person act on a live call, now.
@@ -334,20 +377,32 @@ class Sandbox:
         """
         self._engine.withhold += 1
 
+    @property
+    def notifications_to_drop(self) -> int:
+        """How many of the next notifications will not be sent."""
+        return self._engine.withhold
+
     def forget(self) -> None:
         """Forget the calls that have ended and were reported, and what has arrived until now."""
         self._engine.forget()
         for record in (self.notifications, self.received, self.refused):
             record.clear()
-        self._notice()
+        self._changes.notice()
+
+    def _new_console(self) -> Console:
+        try:
+            from qmc_async.sandbox.console import Console  # noqa: PLC0415 - needs an extra
+        except ModuleNotFoundError as error:
+            if error.name != "jinja2":
+                raise
+            raise ConfigError(
+                "console: it needs Jinja2: pip install 'qmc-async[cli]'", setting="console"
+            ) from None
+        return Console(self, on_change=self._changes.notice)
 
     def _check_running(self) -> None:
         if self._stack is None:
             raise RuntimeError("the sandbox is not running")
-
-    def _notice(self) -> None:
-        self._changes += 1
-        self._changed.set()
 
     def _pump(self, now: datetime | None = None) -> dict[str, asyncio.Task[None]]:
         """Let happen what is due, and set the timer for what comes next.
@@ -360,7 +415,7 @@ class Sandbox:
             for call in self._engine.run(now or self.clock.now())
         }
         self._set_timer(self._engine.next_due)
-        self._notice()
+        self._changes.notice()
         return posted
 
     def _set_timer(self, due: datetime | None) -> None:
