@@ -55,8 +55,8 @@ class Message:
     body: str
 
     def members(self) -> dict[str, Any]:
-        """As JSON has it."""
-        return {"first": self.first, "headers": dict(self.headers), "body": self.body}
+        """As a JSON object; a header may be there twice, so they are a list of pairs."""
+        return {"first": self.first, "headers": list(self.headers), "body": self.body}
 
 
 def call_members(call: SimulatedCall, now: datetime, recording_delay: timedelta) -> dict[str, Any]:

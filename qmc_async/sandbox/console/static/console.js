@@ -13,6 +13,7 @@
     const whole = Math.max(0, Math.floor(seconds));
     const [hours, minutes, rest] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60, whole % 60];
     if (whole < 60) return `${whole} s`;
+    if (hours >= 24) return `${Math.floor(hours / 24)} d`;
     return hours ? `${hours}:${two(minutes)}:${two(rest)}` : `${minutes}:${two(rest)}`;
   };
 
