@@ -119,9 +119,15 @@ def test_a_chinese_paragraph_is_one_line(english: Section, chinese: Section) -> 
 
 @each_section
 def test_the_links_lead_to_the_same(english: Section, chinese: Section) -> None:
-    """Links, pictures included, are in the same order; each finds its section."""
+    """Links, pictures included, are in the same order; each finds its section.
+
+    A picture may have words in it, and a Chinese one beside it.
+    """
     ours = targets_of(english, ENGLISH_SECTIONS)
-    assert targets_of(chinese, CHINESE_SECTIONS) == ours
+    theirs = targets_of(
+        chinese._replace(text=chinese.text.replace(".zh-CN.png", ".png")), CHINESE_SECTIONS
+    )
+    assert theirs == ours
 
 
 @pytest.mark.parametrize("readme", [README, CHINESE], ids=lambda readme: readme.name)
