@@ -57,6 +57,19 @@ def _server(folder: Path, seen: Seen, *failures: BaseException) -> CallbackServe
 # --- conflicts ---------------------------------------------------------------------------------
 
 
+async def test_each_handler_gets_the_bytes_as_they_came(tmp_path: Path) -> None:
+    """`Delivery.body` is what was posted, at every attempt; it is in no repr."""
+    seen = Seen()
+    bodies = {"ended": b" " + FIRST, "conflict": SECOND + b"\n", "unknown": b"13912345678?"}
+    async with _server(tmp_path, seen, ValueError(), ValueError()) as server:
+        for body in bodies.values():
+            assert (await post_to(server, body)).body == SUCCESS
+        await until(lambda: len(seen.all) > len(bodies) and set(seen.names) == set(bodies))
+    for name, delivery in zip(seen.names, seen.deliveries, strict=True):
+        assert delivery.body == bodies[name]
+        assert "13912345678" not in repr(delivery)
+
+
 async def test_a_report_that_says_something_else(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -102,6 +102,8 @@ async def test_it_gets_nothing_else(tmp_path: Path) -> None:
         "conflict": "1",
         "unknown": None,
     }
+    bodies = dict(zip(seen.names, (delivery.body for delivery in seen.deliveries), strict=True))
+    assert bodies["missing"] == b""  # nothing came
 
 
 async def test_every_way_to_register(tmp_path: Path) -> None:

@@ -62,11 +62,14 @@ class Delivery:
         idempotency_key: the same for every attempt of this handler at this event, also after a
             restart or a replay, and never the same for another. Pass it on to what must not
             happen twice.
+        body: the notification's bytes as they came (3.2), of a `Conflict` those of the second; they
+            may hold telephone numbers. Empty for an `Overdue`, of which nothing came.
     """
 
     attempt: int
     first_seen: datetime
     idempotency_key: str
+    body: bytes = field(default=b"", repr=False)
     _find_entry: Callable[[], Awaitable[LedgerEntry | None]] = field(
         default=_no_entry, alias="find_entry", repr=False, eq=False
     )

@@ -233,6 +233,7 @@ class Dispatcher:
             attempt=claim.attempts + 1,
             first_seen=from_milliseconds(claim.receipt.received_at),
             idempotency_key=f"{claim.event_id}:{handler.name}",
+            body=b"" if claim.kind is Kind.MISSING else claim.receipt.body,
             find_entry=partial(self._find_entry, claim.event),
         )
         with self._telemetry.handling(handler.name, claim.event, delivery.attempt) as run:
