@@ -6,6 +6,7 @@ import asyncio
 import builtins
 import contextlib
 import errno
+import json
 import os
 import re
 import runpy
@@ -52,6 +53,25 @@ def test_call_prints_both_ids(platform: Sandbox) -> None:
     [call] = platform.calls.values()
     assert result.stdout == f"call id      {call.call_id}\nout call id  o-1\n"
     assert call.callee == "13912345678"
+
+
+def test_call_to_programs(listening_port: int) -> None:
+    """With `--json` the call is an object, and its end is another."""
+    port = ("--port", str(listening_port))
+    result = qmc("call", CALLER, "13912345678", "--wait", "--json", *port, "--out-call-id", "o-1")
+    placed, ended = map(json.loads, result.stdout.splitlines())
+    assert list(placed) == ["call_id", "out_call_id", "placed_at"]
+    assert placed["out_call_id"] == "o-1"
+    assert datetime.fromisoformat(placed["placed_at"]).tzinfo is not None
+    assert ended["call_id"] == placed["call_id"]
+    assert (ended["reason"], ended["call_duration"]) == ("HangUp", 12)
+    assert ended["recording_result"] == "success"
+    assert datetime.fromisoformat(ended["end_time"]) > datetime.fromisoformat(ended["start_time"])
+    busy = qmc("call", CALLER, "13912340001", "--wait", "--json", *port)
+    ended = json.loads(busy.stdout.splitlines()[1])
+    assert (ended["reason"], ended["start_time"], ended["call_duration"]) == (
+        *("CallerBusy", None, None),
+    )
 
 
 def test_call_can_wait_for_the_end(listening_port: int) -> None:
@@ -141,6 +161,8 @@ def test_end_ends_the_call(platform: Sandbox) -> None:
     """`qmc end` reaches the platform."""
     call_id = qmc("call", CALLER, "13912340010").stdout.split()[2]
     assert qmc("end", call_id).stdout == "ended\n"
+    told = json.loads(qmc("end", call_id, "--json").stdout or "{}")
+    assert told in ({}, {"call_id": call_id, "ended": True})
     assert platform.calls[call_id].end_time is not None
 
 
@@ -155,6 +177,10 @@ def test_recording_goes_into_a_file_or_a_folder(
     assert named.stdout == "x.wav\n"
     default = qmc("recording", call_id)
     assert default.stdout == f"{call_id}.wav\n"
+    told = json.loads(qmc("recording", call_id, "-o", "y.wav", "--json").stdout)
+    length = (tmp_path / "x.wav").stat().st_size
+    assert (told["call_id"], told["path"], told["length"]) == (call_id, "y.wav", length)
+    assert (len(told["sha256"]), told["format"]) == (64, "wav")
     assert (tmp_path / "x.wav").read_bytes() == (tmp_path / f"{call_id}.wav").read_bytes()
 
 

@@ -1,8 +1,6 @@
 """`qmc`: the platform, or a sandbox of it, from a terminal; and what a server has kept.
 
-Exit status: 0 it was done; 1 it failed, at the platform, on the way to it, or on this machine (a
-taken port, a full disk), or what was asked for is not there; 2 the command or a setting is wrong,
-and nothing was done; 3 nobody knows whether the call was placed; 4 no notification came in time.
+What each exit status means, `qmc_async.cli.running.EXIT_STATUSES` says.
 """
 
 from __future__ import annotations
@@ -14,19 +12,34 @@ from qmc_async.cli.doctor import doctor
 from qmc_async.cli.events import events
 from qmc_async.cli.recordings import recordings
 from qmc_async.cli.report import report
+from qmc_async.cli.running import EXIT_STATUSES
 from qmc_async.cli.simulation import demo, narrate, sandbox
 
 __all__ = ["cli", "narrate"]
 
 
-@click.group(
-    context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Settings come from QMC_APP_ID, QMC_APP_SECRET, QMC_BASE_URL, QMC_RECORD_BASE_URL, ...",
+_EPILOG = "\n".join(
+    [
+        "Settings come from QMC_APP_ID, QMC_APP_SECRET, QMC_BASE_URL, QMC_RECORD_BASE_URL, ...",
+        "",
+        "\b",
+        "Exit status:",
+        *(f"{status:>5}  {meaning}" for status, meaning in EXIT_STATUSES.items()),
+    ]
 )
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EPILOG)
 @click.version_option(package_name="qmc-async")
 def cli() -> None:
-    """Quanmayun two-way callback: place calls, hear how they ended, keep their recordings."""
+    """Quanmayun two-way callback: place calls, hear how they ended, keep their recordings.
+
+    Example: qmc demo
+    """
 
 
-for _command in (call, demo, doctor, end, events, recording, recordings, report, sandbox):
+for _command in (
+    *(call, demo, doctor, end, events, recording, recordings, report),
+    sandbox,
+):
     cli.add_command(_command)

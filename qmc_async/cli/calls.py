@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,7 @@ __all__ = ["call", "end", "recording"]
     help="With --wait: listen here.",
 )
 @click.option("--public-url", help="With --wait: scheme and host as the platform sees them.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object; with --wait one more.")
 @running
 async def call(
     caller: str,
@@ -53,6 +55,7 @@ async def call(
     host: str,
     port: int,
     public_url: str | None,
+    as_json: bool,
 ) -> None:
     """Ring CALLER, then CALLEE, and connect them.
 
@@ -63,7 +66,7 @@ async def call(
     """
     async with AsyncQmcClient() as client:
         if not wait:
-            _show_call(await client.call(caller, callee, out_call_id=out_call_id))
+            _show_call(await client.call(caller, callee, out_call_id=out_call_id), as_json=as_json)
             return
         server = CallbackServer(
             signer=client.signer,
@@ -76,21 +79,22 @@ async def call(
             with contextlib.suppress(RuntimeError):  # on every address, and no public one given
                 click.echo(f"listening at {server.url}", err=True)
             placed = await client.call(caller, callee, out_call_id=out_call_id)
-            _show_call(placed)
-            _show_event(await server.wait_for(placed, timeout=timeout))
+            _show_call(placed, as_json=as_json)
+            _show_event(await server.wait_for(placed, timeout=timeout), as_json=as_json)
 
 
 @click.command()
 @click.argument("call_id")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @running
-async def end(call_id: str) -> None:
+async def end(call_id: str, *, as_json: bool) -> None:
     """End the call CALL_ID, whatever state it is in.
 
     Example: qmc end 128754716574532539
     """
     async with AsyncQmcClient() as client:
         await client.end_call(call_id)
-    click.echo("ended")
+    click.echo(json.dumps({"call_id": call_id, "ended": True}) if as_json else "ended")
 
 
 @click.command()
@@ -109,8 +113,9 @@ async def end(call_id: str) -> None:
     show_default=True,
     help="Seconds to keep asking while there is none.",
 )
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @running
-async def recording(call_id: str, output: Path, wait: float) -> None:
+async def recording(call_id: str, output: Path, wait: float, *, as_json: bool) -> None:
     """Save the recording of the call CALL_ID. It is gone three days after the call.
 
     Example: qmc recording 128754716574532539 -o call.wav
@@ -123,15 +128,26 @@ async def recording(call_id: str, output: Path, wait: float) -> None:
                 progress.update(shown, completed=written, total=expected)
 
             saved = await client.download(call_id, output, wait=wait, on_progress=on_progress)
-    click.echo(saved)
+    if as_json:
+        told = {"call_id": call_id, "path": str(saved.path), "length": saved.length}
+        click.echo(json.dumps(told | {"sha256": saved.sha256, "format": saved.format}))
+    else:
+        click.echo(saved)
 
 
-def _show_call(placed: Call) -> None:
+def _show_call(placed: Call, *, as_json: bool) -> None:
+    if as_json:
+        ids = {"call_id": placed.call_id, "out_call_id": placed.out_call_id}
+        click.echo(json.dumps(ids | {"placed_at": placed.placed_at.isoformat()}))
+        return
     click.echo(f"call id      {placed.call_id}")
     click.echo(f"out call id  {placed.out_call_id}")
 
 
-def _show_event(event: Disconnected) -> None:
+def _show_event(event: Disconnected, *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(_to_json(event)))
+        return
     shown = {
         "reason": event.reason,
         "picked up": event.start_time and f"{event.start_time:%Y-%m-%d %H:%M:%S}",
@@ -143,3 +159,23 @@ def _show_event(event: Disconnected) -> None:
     for name, value in shown.items():
         if value:
             click.echo(f"{name:<12} {value}")
+
+
+def _to_json(event: Disconnected) -> dict[str, str | int | None]:
+    times = {
+        name: None if time is None else time.isoformat()
+        for name, time in (
+            ("start_time", event.start_time),
+            ("answer_time", event.answer_time),
+            ("end_time", event.end_time),
+        )
+    }
+    talk = event.call_duration
+    return {
+        "call_id": event.call_id,
+        "out_call_id": event.out_call_id,
+        "reason": event.reason,
+        **times,
+        "call_duration": None if talk is None else int(talk.total_seconds()),
+        "recording_result": event.recording_result,
+    }

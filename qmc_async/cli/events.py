@@ -42,6 +42,8 @@ def events() -> None:
     """Look at what a server has kept, and at what its handlers gave up.
 
     The server may be running. Times are Beijing time.
+
+    Example: qmc events list
     """
 
 

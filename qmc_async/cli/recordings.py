@@ -39,6 +39,8 @@ def recordings() -> None:
     """Fill an archive of recordings, and see whether it is whole.
 
     DESTINATION is a folder, or a URL such as s3://bucket/prefix (with the extra archive).
+
+    Example: qmc recordings verify recordings
     """
 
 

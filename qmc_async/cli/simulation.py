@@ -38,6 +38,8 @@ async def demo(folder: Path) -> None:
 
     Everything runs on this machine, on free ports, with nothing set up. Exit status 0 means that
     every call ended as its scenario prescribes.
+
+    Example: qmc demo --folder recordings
     """
     from qmc_async.demo import run_demo  # noqa: PLC0415 - the other commands need none of it
 
@@ -70,6 +72,8 @@ async def sandbox(port: int, callback: str | None, speed: float) -> None:
     """Be the platform, on this machine, until Ctrl-C. Nobody's telephone rings.
 
     The callee's last four digits say how a call ends; the table is shown at the start.
+
+    Example: qmc sandbox --speed 10
     """
     console = console_for()
     clock = RealClock(speed=speed)
