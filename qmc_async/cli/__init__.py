@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import click
 
+from qmc_async.cli.authorization import sign, verify
 from qmc_async.cli.calls import call, end, recording
 from qmc_async.cli.doctor import doctor
 from qmc_async.cli.events import events
@@ -40,6 +41,6 @@ def cli() -> None:
 
 for _command in (
     *(call, demo, doctor, end, events, recording, recordings, report),
-    sandbox,
+    *(sandbox, sign, verify),
 ):
     cli.add_command(_command)

@@ -7,18 +7,14 @@ import logging
 import sys
 from collections import Counter
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import click
 from attrs import asdict
-from rich.console import Group
-from rich.padding import Padding
-from rich.table import Table
-from rich.text import Text
 
+from qmc_async.cli.findings import MARKS, show_findings
 from qmc_async.cli.quantity import Quantity
 from qmc_async.cli.running import FAILED, console_for, running
-from qmc_async.cli.shown import one_line
 from qmc_async.cli.visit import identifier, store_option
 
 if TYPE_CHECKING:
@@ -27,15 +23,6 @@ if TYPE_CHECKING:
     from qmc_async.doctor import Finding
 
 __all__ = ["doctor"]
-
-# By status: the mark, the same in ASCII, and its style.
-_MARKS: Final = {
-    "failed": ("✗", "x", "bold red"),
-    "warning": ("!", "!", "bold yellow"),
-    "ok": ("✓", "+", "green"),
-    "skipped": ("–", "-", "bright_black"),
-}
-_INDENT: Final = 2
 
 
 @click.command()
@@ -115,7 +102,7 @@ async def doctor(
         # In ASCII: the platform speaks Chinese, and not every terminal does.
         click.echo(json.dumps({"ok": not has_failed, "findings": listed}))
     else:
-        _show(findings)
+        show_findings(findings, _summary(findings))
     if has_failed:
         sys.exit(FAILED)
 
@@ -131,47 +118,11 @@ def _quiet() -> Generator[None]:
         logger.removeHandler(handler)
 
 
-def _show(findings: Sequence[Finding]) -> None:
-    console = console_for()
-    is_ascii = console.options.ascii_only
-    rows = [
-        (
-            Text(_MARKS[finding.status][is_ascii], _MARKS[finding.status][2]),
-            finding.name.replace("_", " "),
-            _shown(finding.found, is_ascii=is_ascii),
-            _shown(finding.advice, is_ascii=is_ascii),
-        )
-        for finding in findings
-    ]
-    summary = _summary(findings)
-    if not console.is_terminal:
-        width = max(len(name) for _, name, _, _ in rows)
-        for mark, name, found, advice in rows:
-            click.echo(f"{mark} {name:<{width}}  {found}")
-            if advice:
-                click.echo(f"{'':<{width + 4 + _INDENT}}{advice}")
-        click.echo(f"\n{summary}")
-        return
-    table = Table.grid(padding=(0, 1))
-    for no_wrap in (True, True, False):
-        table.add_column(no_wrap=no_wrap, overflow="fold")
-    for mark, name, found, advice in rows:
-        below = [Padding(Text(advice, "italic"), (0, 0, 0, _INDENT))] if advice else []
-        table.add_row(mark, name, Group(Text(found), *below))
-    console.print(table)
-    console.print(f"\n{summary}", markup=False)
-
-
-def _shown(text: str, *, is_ascii: bool) -> str:
-    line = one_line(text)
-    return line.encode("ascii", "backslashreplace").decode() if is_ascii else line
-
-
 def _summary(findings: Sequence[Finding]) -> str:
     counts = Counter(str(finding.status) for finding in findings)
     counted = (
         f"{counts[status]} {status}{'s' if status == 'warning' and counts[status] > 1 else ''}"
-        for status in _MARKS
+        for status in MARKS
         if counts[status]
     )
     return ", ".join(counted)
