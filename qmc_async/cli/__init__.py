@@ -15,6 +15,7 @@ from qmc_async.cli.recordings import recordings
 from qmc_async.cli.report import report
 from qmc_async.cli.running import EXIT_STATUSES
 from qmc_async.cli.simulation import demo, narrate, sandbox
+from qmc_async.cli.trigger import trigger
 
 __all__ = ["cli", "narrate"]
 
@@ -41,6 +42,6 @@ def cli() -> None:
 
 for _command in (
     *(call, demo, doctor, end, events, recording, recordings, report),
-    *(sandbox, sign, verify),
+    *(sandbox, sign, trigger, verify),
 ):
     cli.add_command(_command)
