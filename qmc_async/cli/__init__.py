@@ -11,6 +11,7 @@ from qmc_async.cli.authorization import sign, verify
 from qmc_async.cli.calls import call, end, recording
 from qmc_async.cli.doctor import doctor
 from qmc_async.cli.events import events
+from qmc_async.cli.listen import listen
 from qmc_async.cli.recordings import recordings
 from qmc_async.cli.report import report
 from qmc_async.cli.running import EXIT_STATUSES
@@ -41,7 +42,7 @@ def cli() -> None:
 
 
 for _command in (
-    *(call, demo, doctor, end, events, recording, recordings, report),
+    *(call, demo, doctor, end, events, listen, recording, recordings, report),
     *(sandbox, sign, trigger, verify),
 ):
     cli.add_command(_command)
