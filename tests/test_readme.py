@@ -20,8 +20,9 @@ from readme_support import README, blocks_of, section_of, sections_of
 from sybil import Example, Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 
-from qmc_async import AsyncQmcClient, CallbackServer
+from qmc_async import AsyncQmcClient, CallbackServer, Signer
 from qmc_async.cli import cli
+from qmc_async.cli.running import EXIT_STATUSES
 from qmc_async.settings import Settings
 
 if TYPE_CHECKING:
@@ -147,7 +148,8 @@ def test_every_command_works(platform: Sandbox, tmp_path: Path) -> None:
     block = re.search(r"## Command line\n\n```console\n(.*?)```", TEXT, re.DOTALL)
     assert block is not None
     lines = [line.removeprefix("$ qmc ") for line in block[1].splitlines()]
-    assert [line.split()[0] for line in lines] == ["call", "end", "recording"]
+    commands = [line.split()[0] for line in lines]
+    assert commands == ["call", "end", "recording", "trigger", "verify"]
     invoke = partial(CliRunner().invoke, cli)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
@@ -163,6 +165,33 @@ def test_every_command_works(platform: Sandbox, tmp_path: Path) -> None:
         endless = invoke("call 13987654321 13912340010").output.split()[2]
         ended = invoke(lines[1].replace("CALL_ID", endless))
         assert ended.exit_code == 0, ended.output
+        verified = invoke(lines[4].replace("$(qmc sign)", invoke("sign").output))
+        assert verified.exit_code == 0, verified.output
+    url = re.search(r"--to (\S+)", lines[3])
+    assert url is not None
+    asyncio.run(_trigger(lines[3], url[1], Signer(platform.credentials)))
+
+
+async def _trigger(line: str, url: str, signer: Signer) -> None:
+    async with CallbackServer(signer=signer, port=0) as server:
+        line = line.replace(url, server.url)
+        triggered = await asyncio.to_thread(CliRunner().invoke, cli, line)
+    assert triggered.exit_code == 0, triggered.output
+
+
+def test_the_table_of_commands_is_whole() -> None:
+    """Each command stands in it, and no other."""
+    table = TEXT.split("| command | what it does |")[1].split("\n\n")[0]
+    named = re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)))
+    assert sorted(named) == sorted(cli.commands)
+
+
+def test_the_table_of_exit_statuses_is_whole() -> None:
+    """It has those that `qmc --help` has."""
+    table = TEXT.split("| exit status | what it means |")[1].split("\n\n")[0]
+    assert [int(one) for one in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)] == list(
+        EXIT_STATUSES
+    )
 
 
 def test_the_settings_table_is_whole() -> None:

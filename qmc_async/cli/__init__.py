@@ -9,6 +9,7 @@ import click
 
 from qmc_async.cli.authorization import sign, verify
 from qmc_async.cli.calls import call, end, recording
+from qmc_async.cli.completion import completion
 from qmc_async.cli.doctor import doctor
 from qmc_async.cli.events import events
 from qmc_async.cli.listen import listen
@@ -42,7 +43,7 @@ def cli() -> None:
 
 
 for _command in (
-    *(call, demo, doctor, end, events, listen, recording, recordings, report),
+    *(call, completion, demo, doctor, end, events, listen, recording, recordings, report),
     *(sandbox, sign, trigger, verify),
 ):
     cli.add_command(_command)
