@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import click
 import pytest
-from callback_peer import body_of, hurry, url_in
+from callback_peer import body_of, hurry, until, url_in
 from cli_support import SECRET_PATH, a_service, listening, qmc
 from events_store import COLOURS
 from rich.text import Text
@@ -276,6 +276,17 @@ async def test_a_signal_stops_it(capfd: pytest.CaptureFixture[str]) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         await listener.task
         await listener.until("0 came\n")
+
+
+async def test_without_an_output(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the standard output is closed from the beginning, it forwards all the same."""
+    monkeypatch.setattr(sys, "stdout", None)
+    async with a_service() as service, listening(capsys, forward_to=service.url) as listener:
+        await post(listener.url, body_of("1001"))
+        await until(lambda: service.bodies)
+    assert listener.err.endswith("1 came, 1 forwarded, 0 not\n")
 
 
 async def test_nobody_can_read_it(

@@ -304,7 +304,7 @@ def _ended_by(end: Callable[..., None]) -> Generator[None]:
         with suppress(NotImplementedError, RuntimeError, ValueError):
             loop.add_signal_handler(signal.SIGTERM, end)
             stack.callback(loop.remove_signal_handler, signal.SIGTERM)
-        with suppress(NotImplementedError, OSError, ValueError):
+        with suppress(NotImplementedError, AttributeError, OSError, ValueError):
             output = sys.stdout.fileno()
             if stat.S_ISFIFO(os.fstat(output).st_mode):
                 # There is nothing to be read from this end, but that the other one is closed.
