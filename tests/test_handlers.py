@@ -251,6 +251,15 @@ async def test_too_late(kind: str) -> None:
         getattr(server, kind)(name="late")(handle)
 
 
+async def test_late_after_all() -> None:
+    """Who knows that nothing was missed may let handlers in again."""
+    handlers = Handlers()
+    handlers.freeze()
+    handlers.thaw()
+    handlers.register(handle, Disconnected, name="late", retry=None, timeout=None)
+    assert list(handlers.by_name) == ["late"]
+
+
 # --- the second argument -----------------------------------------------------------------------
 
 

@@ -10,8 +10,10 @@ from callback_peer import SIGNER, SUCCESS, TOKEN, alone, body_of, port_of
 from callback_shells import an_application
 
 from qmc_async import (
+    AsyncQmcClient,
     CallbackServer,
     ConfigError,
+    Credentials,
     Signer,
 )
 
@@ -141,6 +143,18 @@ def test_a_shutdown_timeout_that_is_none(seconds: float) -> None:
     with pytest.raises(ConfigError, match=r"^shutdown_timeout: ") as caught:
         CallbackServer(shutdown_timeout=seconds)
     assert caught.value.setting == "shutdown_timeout"
+
+
+async def test_what_it_was_given() -> None:
+    """A server says whose notifications it takes, and where they are kept."""
+    client = AsyncQmcClient(1, "secret", store="sqlite://")
+    server = CallbackServer(client=client)
+    assert (server.client, server.signer, server.store) == (client, client.signer, client.store)
+    other = Signer(Credentials(2, "other"))
+    assert CallbackServer(client=client, signer=other).signer is other
+    assert CallbackServer().signer is None
+    assert CallbackServer().store is not CallbackServer().store
+    await client.aclose()
 
 
 async def test_refusals_are_told_now_and_then(caplog: pytest.LogCaptureFixture) -> None:

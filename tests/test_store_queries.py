@@ -55,6 +55,18 @@ async def test_find_by_both_ids(store: Store) -> None:
     assert await store.find() == ({}, {})
 
 
+async def test_what_is_under_way(store: Store) -> None:
+    """Who looks can tell what is being tried from what waits for another try."""
+    kept = await keep(store, body_of(), {"handler": True})
+    seen: list[tuple[bool, int]] = []
+    for outcome in (None, Outcome(kept.claims[0], State.PENDING, delay=60, failed=True)):
+        if outcome is not None:
+            assert await store.settle(outcome)
+        [event], _ = await store.list_events(Listing(limit=2))
+        seen += [(one.is_leased, one.attempts) for one in event.deliveries]
+    assert seen == [(True, 0), (False, 1)]
+
+
 async def test_find_thousands(store: Store) -> None:
     """More ids than one statement takes."""
     for number in (0, 777, 1999):

@@ -132,6 +132,10 @@ class Handlers:
         """From now on no handler can be added."""
         self._frozen = True
 
+    def thaw(self) -> None:
+        """Take handlers again, for who knows that nothing has come that they would want."""
+        self._frozen = False
+
     @property
     def of_conflicts(self) -> list[str]:
         """The names of those that are to get every `Conflict`."""

@@ -128,6 +128,7 @@ class CallbackServer(Registration):
             signer = signer or client.signer
             store = _store_of(client, store)
         self._client = client
+        self._signer = signer
         token = "" if signer is None else signer.callback_token
         self._address = CallbackAddress.read(host, port, path, token, public_url)
         self._port = port
@@ -170,6 +171,16 @@ class CallbackServer(Registration):
     def client(self) -> CallingClient | None:
         """Whose calls are reported, as it was given."""
         return self._client
+
+    @property
+    def signer(self) -> Signer | None:
+        """Whose secret ends the path, and checks ``Authorization``: as given, or the client's."""
+        return self._signer
+
+    @property
+    def store(self) -> Store:
+        """Where notifications are kept, and what handlers have made of them."""
+        return self._store
 
     @property
     def url(self) -> str:

@@ -284,6 +284,7 @@ def _list_events(connection: Connection, listing: Listing) -> tuple[list[StoredE
                     error=row.error,
                     due_at=None if row.due_at is None else from_milliseconds(row.due_at),
                     changed_at=from_milliseconds(row.changed_at),
+                    is_leased=row.owner is not None,
                 )
             )
     stored = [

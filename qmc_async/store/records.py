@@ -323,6 +323,7 @@ class StoredDelivery:
         error: the last failure, empty where there was none.
         due_at: when it is tried next, or its lease ends, in UTC+8; None where it is settled.
         changed_at: in UTC+8.
+        is_leased: whether somebody has it under way, until `due_at`.
     """
 
     handler: str
@@ -331,6 +332,7 @@ class StoredDelivery:
     error: str
     due_at: datetime | None
     changed_at: datetime
+    is_leased: bool
 
 
 @frozen(kw_only=True)
