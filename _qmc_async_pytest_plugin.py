@@ -8,6 +8,7 @@ registers.
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -64,7 +65,10 @@ def _on_the_loop_of_the_test(request: pytest.FixtureRequest) -> Any:  # noqa: AN
     another, nothing that the fixture started would ever answer.
     """
     name = request.fixturename
-    if not request.config.pluginmanager.has_plugin("asyncio"):
+    plugins = request.config.pluginmanager
+    # Not by its name: there are several ways to load a plugin, each with a name of its own.
+    asyncio_plugin = sys.modules.get("pytest_asyncio.plugin")
+    if asyncio_plugin is None or not plugins.is_registered(asyncio_plugin):
         pytest.fail(f"{name} needs pytest-asyncio: pip install 'qmc-async[testing]'", pytrace=False)
     from pytest_asyncio import is_async_test  # noqa: PLC0415 - it may not be installed
 
@@ -82,6 +86,6 @@ def _on_the_loop_of_the_test(request: pytest.FixtureRequest) -> Any:  # noqa: AN
     )
     from qmc_async.testing import fixtures  # noqa: PLC0415 - only who uses them pays for them
 
-    if not request.config.pluginmanager.is_registered(fixtures):
-        request.config.pluginmanager.register(fixtures)
+    if not plugins.is_registered(fixtures):
+        plugins.register(fixtures)
     return request.getfixturevalue(fixtures.name_on_loop(str(name), scope))

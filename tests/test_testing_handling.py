@@ -8,15 +8,21 @@ from typing import TYPE_CHECKING
 
 import pytest
 from callback_peer import body_of
+from store_support import keep
 
-from qmc_async import Disconnected, Postpone, Reject, Retry, StoreError
-from qmc_async.store.records import Put, Receipt
+from qmc_async import CallbackServer, Disconnected, Postpone, Reject, Retry, StoreError
 from qmc_async.testing import HandlerFailed, disconnected, handled, post_disconnected
 
 if TYPE_CHECKING:
-    from qmc_async import CallbackServer
+    from qmc_async import AsyncQmcClient
 
 SOON = Retry(attempts=3, first_delay=0.01, longest_delay=0.01)
+
+
+@pytest.fixture(autouse=True)
+def _tried_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is due again is found within hundredths of a second."""
+    monkeypatch.setattr("qmc_async.callback.dispatcher._POLLED_EVERY", 0.02)
 
 
 async def test_nothing_came(callback_server: CallbackServer) -> None:
@@ -100,31 +106,35 @@ async def test_what_is_postponed(callback_server: CallbackServer) -> None:
 
 async def test_what_takes_too_long(callback_server: CallbackServer) -> None:
     """The error names the handlers that are not done."""
+    billing = asyncio.Event()
 
     @callback_server.on_disconnected(name="bill")
     async def bill(_: Disconnected) -> None:
-        await asyncio.Event().wait()
+        await billing.wait()
 
     await post_disconnected(callback_server)
     with pytest.raises(TimeoutError, match=r"^not done in 0\.05 s: bill$"):
         await handled(callback_server, timeout=0.05)
     with pytest.raises(TimeoutError, match=r"^not done in 0 s: the look into the store$"):
         await handled(callback_server, timeout=0)
+    billing.set()
+    await handled(callback_server)
 
 
-async def test_what_nobody_has_looked_at(callback_server: CallbackServer) -> None:
-    """What came by another way than this server is waited for, until its handlers have run."""
+async def test_what_nobody_has_looked_at(qmc_client: AsyncQmcClient) -> None:
+    """What came while no server ran is waited for, until its handlers have run."""
+    server = CallbackServer(client=qmc_client, port=0)
     seen: list[str] = []
 
-    @callback_server.on_disconnected(name="note")
+    @server.on_disconnected(name="note")
     async def note(event: Disconnected) -> None:
         seen.append(event.call_id)
 
-    store = callback_server.store
-    await store.keep(Put(Receipt.read(body_of()), None, "another", []), lambda _: None)
-    with pytest.raises(TimeoutError, match="not done in"):
-        await handled(callback_server, timeout=0.001)
-    await handled(callback_server)
+    await keep(server.store, body_of())
+    with pytest.raises(TimeoutError, match=r"^not done in 0\.1 s: the choice of handlers$"):
+        await handled(server, timeout=0.1)
+    async with server:
+        await handled(server)
     assert seen == ["4711"]
 
 

@@ -73,7 +73,8 @@ def test_strict_mode(pytester: pytest.Pytester) -> None:
 
     The marker of the plugin is one that --strict-markers knows, and what it says reaches the
     sandbox; so do the markers of a class, of which the test's own are the last word. Where no loop
-    would answer, the test says so, and does not hang.
+    would answer, the test says so, and does not hang. It is the same where plugins are named one by
+    one.
     """
     project(
         pytester,
@@ -110,7 +111,10 @@ def test_plain(callback_server):
 """,
     )
     pytester.makepyfile(test_unmarked="async def test_unmarked(qmc_client): ...")
-    result = run(pytester, "--strict-markers")
+    plugins = ("-p", "pytest_asyncio.plugin", "-p", "_qmc_async_pytest_plugin")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+        result = run(pytester, "--strict-markers", *plugins)
     result.assert_outcomes(passed=3, errors=3)
     result.stdout.fnmatch_lines(
         [
