@@ -5,9 +5,20 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+from qmc_async import Reason
+from qmc_async.models import BEIJING
+from qmc_async.sandbox import Assumed
+from qmc_async.sandbox.console.snippet import as_pytest
+from qmc_async.sandbox.engine import Engine
+
+if TYPE_CHECKING:
+    from qmc_async.sandbox import SimulatedCall
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "tested_service"
 
@@ -35,6 +46,7 @@ TEST = """
 async def test_{name}(qmc_sandbox, qmc_client, callback_server):
     await use(qmc_sandbox, qmc_client, callback_server)
 """
+NOW = datetime(2026, 1, 31, 18, 0, 0, tzinfo=BEIJING)
 STRICT = "[pytest]\nasyncio_mode = strict\nasyncio_default_fixture_loop_scope = function\n"
 AUTO = STRICT.replace("strict", "auto")
 # They take long to import, and no project here needs them.
@@ -45,6 +57,23 @@ def project(pytester: pytest.Pytester, settings: str, tests: str) -> None:
     """Write what a user has: settings and one test module."""
     pytester.makefile(".ini", pytest=settings)
     pytester.makepyfile(STARTS + tests)
+
+
+def busy_call() -> SimulatedCall:
+    """A call that a person has ended, and that has an id of the application's."""
+    engine = Engine(assumed=Assumed())
+    call = engine.place(NOW, "13987654321", "13912345678", "order-42")
+    engine.hang_up(NOW + timedelta(seconds=8.5), call.call_id, Reason.CALLEE_BUSY)
+    return call
+
+
+def long_call() -> SimulatedCall:
+    """A call that the application has ended."""
+    engine = Engine(assumed=Assumed())
+    call = engine.place(NOW, "13987654321", "13912340010")
+    assert not list(engine.run(NOW + timedelta(hours=1)))
+    engine.end(NOW + timedelta(hours=1), call.call_id)
+    return call
 
 
 def run(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
@@ -131,7 +160,7 @@ def test_auto_mode(pytester: pytest.Pytester) -> None:
     The fixtures live on the loop of the test, whichever that is, and whatever others do. An
     application that reads the environment talks to the sandbox, a developer's own variables change
     nothing, nothing is written into the folder, and calls that have not ended do not matter.
-    Whoever has a server overrides the fixture.
+    Whoever has a server overrides the fixture. What the console copies as a test is one.
     """
     project(
         pytester,
@@ -187,10 +216,11 @@ def test_after():
     assert "QMC_APP_ID" not in os.environ
 """,
     )
+    pytester.makepyfile(test_copied_1=as_pytest(busy_call()), test_copied_2=as_pytest(long_call()))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("QMC_STORE", "sqlite:///mine.db")
         patch.setenv("QMC_ALLOWED_SENDERS", "203.0.113.1")
-        run(pytester).assert_outcomes(passed=8)
+        run(pytester).assert_outcomes(passed=10)
 
 
 def test_without_pytest_asyncio(pytester: pytest.Pytester) -> None:
