@@ -131,10 +131,13 @@ async def meeting(
     *,
     rules: Iterable[Rule] = (),
     assumed: Assumed = Assumed(),  # noqa: B008 - frozen
+    console: bool = False,
 ) -> AsyncGenerator[Peer]:
     """A running sandbox and an application that listens; the clock is virtual if not given."""
     async with (
-        Sandbox(clock=clock or VirtualClock(), rules=rules, assumed=assumed) as platform,
+        Sandbox(
+            clock=clock or VirtualClock(), rules=rules, assumed=assumed, console=console
+        ) as platform,
         aiohttp.ClientSession() as session,
     ):
         peer = Peer(platform, session)

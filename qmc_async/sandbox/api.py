@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from qmc_async.sandbox.engine import Engine
-    from qmc_async.sandbox.history import Endpoint
+    from qmc_async.sandbox.history import Attempt, Endpoint
     from qmc_async.sandbox.recordings import Recordings
 
 __all__ = ["Api"]
@@ -68,7 +68,7 @@ class Api:
         signer: Signer,
         *,
         now: Callable[[], datetime],
-        pump: Callable[[datetime], dict[str, asyncio.Task[None]]],
+        pump: Callable[[datetime], dict[str, asyncio.Task[Attempt]]],
         on_change: Callable[[], None],
     ) -> None:
         self.received: list[Received] = []

@@ -159,18 +159,30 @@ class Engine:
         for action in actions_until(call.state, reason):
             self._move(now, call, action, Actor.PERSON)
 
-    def forget(self) -> None:
-        """Forget the calls that have ended and have nothing more to report."""
-        reporting = {
+    def forget(self, *, reporting: Iterable[str] = ()) -> list[str]:
+        """Forget the calls that have ended and have nothing more to report.
+
+        Args:
+            reporting: the calls whose notifications are on their way.
+
+        Returns:
+            The ``callidentifier`` of each that was forgotten.
+        """
+        kept = set(reporting) | {
             call.call_id
             for _, _, call, action in self._timeline
             if action is _Milestone.NOTIFICATION
         }
-        for call_id, call in list(self.calls.items()):
-            if call.state is State.ENDED and call_id not in reporting:
-                del self.calls[call_id]
+        forgotten = [
+            call_id
+            for call_id, call in self.calls.items()
+            if call.state is State.ENDED and call_id not in kept
+        ]
+        for call_id in forgotten:
+            del self.calls[call_id]
         self._timeline = [entry for entry in self._timeline if entry[2].call_id in self.calls]
         heapq.heapify(self._timeline)
+        return forgotten
 
     def end(self, now: datetime, call_id: str) -> SimulatedCall:
         """Delete a call (3.4), and return it. Run what is due first.

@@ -38,6 +38,13 @@ class Recordings:
         """The call whose recording has that name, None where there is none."""
         return self._calls.get(name)
 
+    def forget(self, call_id: str) -> None:
+        """Delete the recording of that call, if there is one."""
+        name = self._names.pop(call_id, None)
+        if name is not None:
+            del self._calls[name]
+            (self._directory / name).unlink(missing_ok=True)
+
     def file(self, name: str, now: datetime) -> Path | None:
         """The file of that name, written when it is first asked for.
 

@@ -54,12 +54,17 @@ class Sender:
         self._now = now
         self._on_ended = on_ended
         self._session: aiohttp.ClientSession  # from `open` on; nothing is posted before
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[Attempt], SimulatedCall] = {}
 
     @property
     def idle(self) -> bool:
         """Whether nothing is on its way."""
         return not self._tasks
+
+    @property
+    def reporting(self) -> set[str]:
+        """The calls whose notifications are on their way."""
+        return {call.call_id for call in self._tasks.values()}
 
     def open(self) -> None:
         """Make ready, on the running event loop."""
@@ -86,23 +91,26 @@ class Sender:
         if self._tasks:
             await asyncio.wait(self._tasks)
 
-    def post(self, call: SimulatedCall, *, by_hand: bool = False) -> asyncio.Task[None]:
+    def post(self, call: SimulatedCall, *, by_hand: bool = False) -> asyncio.Task[Attempt]:
         """Send the notification about a call, from a task of its own that never fails.
 
         Args:
             call: it has ended.
             by_hand: send it as it should be, once, whatever fault the call has.
+
+        Returns:
+            The task, whose result is the last attempt; it is cancelled where that is given up.
         """
         task = asyncio.create_task(self._send(call, by_hand=by_hand))
-        self._tasks.add(task)
+        self._tasks[task] = call
         task.add_done_callback(self._done)
         return task
 
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
+    def _done(self, task: asyncio.Task[Attempt]) -> None:
+        del self._tasks[task]
         self._on_ended()
 
-    async def _send(self, call: SimulatedCall, *, by_hand: bool) -> None:
+    async def _send(self, call: SimulatedCall, *, by_hand: bool) -> Attempt:
         faults = call.behaviour.faults
         body = notification(call, self._assumed)
         copies = 1
@@ -110,7 +118,7 @@ class Sender:
             copies += faults.duplicate_notification
             if faults.malformed_notification:
                 body = body[: len(body) // 2]
-        for _ in range(copies):
+        while True:
             unsent = Attempt(call_id=call.call_id, at=self._now(), body=body, by_hand=by_hand)
             attempt = (
                 evolve(unsent, error="no callback_url")
@@ -120,6 +128,9 @@ class Sender:
             self.attempts.append(attempt)
             call.history.append(attempt)
             self._on_ended()
+            copies -= 1
+            if not copies:
+                return attempt
 
     async def _attempt(self, unsent: Attempt, url: str) -> Attempt:
         headers = dict(_HEADERS)

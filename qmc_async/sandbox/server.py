@@ -19,7 +19,6 @@ from qmc_async.sandbox.assumed import Assumed
 from qmc_async.sandbox.changes import Changes
 from qmc_async.sandbox.clock import Clock, RealClock, VirtualClock
 from qmc_async.sandbox.engine import Engine
-from qmc_async.sandbox.history import Attempt
 from qmc_async.sandbox.machine import State
 from qmc_async.sandbox.recordings import Recordings
 from qmc_async.sandbox.sender import Sender
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from qmc_async.sandbox.calls import SimulatedCall
     from qmc_async.sandbox.chances import FaultRates
     from qmc_async.sandbox.console import Console
+    from qmc_async.sandbox.history import Attempt
     from qmc_async.sandbox.machine import Action
     from qmc_async.sandbox.scenario import Rule
 
@@ -117,6 +117,7 @@ class Sandbox:
         self.received = self._api.received
         self.refused = self._api.refused
         self._console = self._new_console() if console else None
+        self._recordings: Recordings | None = None  # of the latest run
         self._base_url = ""
         self._stack: AsyncExitStack | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -177,7 +178,7 @@ class Sandbox:
         self._advancing = asyncio.Lock()
         async with AsyncExitStack() as stack:
             directory = stack.enter_context(TemporaryDirectory(prefix="qmc-sandbox-"))
-            recordings = Recordings(Path(directory))
+            recordings = self._recordings = Recordings(Path(directory))
             self._sender.open()
             stack.push_async_callback(self._sender.close)
             application = self._api.application(recordings)
@@ -363,12 +364,9 @@ class Sandbox:
             raise ValueError("the call has not ended: there is nothing to report yet")
         sending = self._sender.post(ended, by_hand=True)
         await asyncio.wait({sending})
-        self._check_running()  # it may have been stopped meanwhile
-        return next(
-            entry
-            for entry in reversed(ended.history)
-            if isinstance(entry, Attempt) and entry.by_hand
-        )
+        if sending.cancelled():
+            raise RuntimeError("the sandbox was stopped before the notification was answered")
+        return sending.result()
 
     def drop_next_notification(self) -> None:
         """Let the next notification that falls due, of whichever call, never be sent.
@@ -383,8 +381,14 @@ class Sandbox:
         return self._engine.withhold
 
     def forget(self) -> None:
-        """Forget the calls that have ended and were reported, and what has arrived until now."""
-        self._engine.forget()
+        """Forget the calls that have ended and were reported, and what has arrived until now.
+
+        Their recordings are deleted.
+        """
+        forgotten = self._engine.forget(reporting=self._sender.reporting)
+        if self._recordings is not None:
+            for call_id in forgotten:
+                self._recordings.forget(call_id)
         for record in (self.notifications, self.received, self.refused):
             record.clear()
         self._changes.notice()
@@ -404,7 +408,7 @@ class Sandbox:
         if self._stack is None:
             raise RuntimeError("the sandbox is not running")
 
-    def _pump(self, now: datetime | None = None) -> dict[str, asyncio.Task[None]]:
+    def _pump(self, now: datetime | None = None) -> dict[str, asyncio.Task[Attempt]]:
         """Let happen what is due, and set the timer for what comes next.
 
         Returns:
