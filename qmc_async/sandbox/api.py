@@ -31,7 +31,7 @@ _VERSIONS = ("v1", "api/v1")
 _DOWNLOADED = web.RequestKey("downloaded", SimulatedCall)
 
 
-_Operation: TypeAlias = Callable[[web.Request, dict[str, Any]], Awaitable["_Answer"]]
+_Operation: TypeAlias = Callable[[web.Request, dict[str, Any], "datetime"], Awaitable["_Answer"]]
 
 
 @frozen
@@ -109,14 +109,16 @@ class Api:
             self.received.append(received)
             status, error, call = 200, None, None
             try:
-                answer = await operation(request, self._checked(request, received.body))
+                answer = await operation(
+                    request, self._checked(request, received.body), received.at
+                )
                 body, call = answer.body, answer.call
             except Refused as refused:
                 error, body = refused.msg, failure(refused.code, refused.msg)
                 status = self._assumed.http_status_of_errors
                 if isinstance(refused, _Unauthorized):
                     status = self._assumed.http_status_of_refusals
-                call = self._call_in(received.body)
+                call = None if endpoint == "call" else self._call_in(received.body)
             lost = endpoint == "call" and call is not None and call.behaviour.faults.lose_reply
             exchange = Exchange(
                 received=received,
@@ -146,7 +148,7 @@ class Api:
 
     def _call_in(self, body: dict[str, Any] | None) -> SimulatedCall | None:
         call_id = (body or {}).get("callidentifier")
-        return self._engine.calls.get(call_id) if isinstance(call_id, str) else None
+        return self._engine.calls.get(call_id.strip()) if isinstance(call_id, str) else None
 
     def _checked(self, request: web.Request, body: dict[str, Any] | None) -> dict[str, Any]:
         refusal = self._refusal(request.headers.get("Authorization"))
@@ -177,9 +179,8 @@ class Api:
             response.force_close()
         return response
 
-    async def _call(self, request: web.Request, body: dict[str, Any]) -> _Answer:
+    async def _call(self, request: web.Request, body: dict[str, Any], now: datetime) -> _Answer:
         asked = call_request(body, self._assumed)
-        now = self._now()
         call = self._engine.place(now, asked.caller, asked.callee, asked.out_call_id)
         faults = call.behaviour.faults
         posted = self._pump(now)
@@ -189,17 +190,15 @@ class Api:
             request.protocol.force_close()
         return _Answer(success({"callidentifier": call.call_id}), call)
 
-    async def _end_call(self, _: web.Request, body: dict[str, Any]) -> _Answer:
+    async def _end_call(self, _: web.Request, body: dict[str, Any], now: datetime) -> _Answer:
         call_id = call_id_in(body, self._assumed)
-        now = self._now()
         self._pump(now)
         call = self._engine.end(now, call_id)
         self._pump(now)
         return _Answer(success(), call)
 
-    async def _record(self, request: web.Request, body: dict[str, Any]) -> _Answer:
+    async def _record(self, request: web.Request, body: dict[str, Any], now: datetime) -> _Answer:
         call_id = call_id_in(body, self._assumed)
-        now = self._now()
         self._pump(now)
         call = self._engine.recorded(now, call_id)
         name = self._recordings.name(call)
