@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from qmc_async.models import Reason
 from qmc_async.sandbox.clock import VirtualClock
-from qmc_async.sandbox.console.gate import guarded
+from qmc_async.sandbox.console.gate import HEADERS, guarded
 from qmc_async.sandbox.console.json_api import JsonApi, call_named, found_calls
 from qmc_async.sandbox.console.shown import (
     call_members,
@@ -162,11 +162,11 @@ class Console:
             ("/rules", self._page),
             ("/requests", self._page),
             ("/latest", self._latest),
-            ("/stream", self._stream),
             ("/static/{name}", self._file),
             ("/sandbox/calls/{call_id}/recording", self._recording),
         ):
             router.add_get(path, guarded(handler))
+        router.add_get("/stream", guarded(self._stream), allow_head=False)  # it would not end
         self._json.add_to(router)
 
     async def _page(self, request: web.Request) -> web.Response:
@@ -201,7 +201,7 @@ class Console:
     async def _stream(self, request: web.Request) -> web.StreamResponse:
         view = _View.of(request)
         language = request.headers.get("Accept-Language", "")
-        response = web.StreamResponse(headers={"Cache-Control": "no-store"})
+        response = web.StreamResponse(headers=HEADERS)
         response.content_type = "text/event-stream"
         await response.prepare(request)
         sent: dict[str, str] = {}

@@ -8,20 +8,20 @@ in numbers leads nobody astray, and ``localhost`` is nobody's.
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final, TypeAlias
-from urllib.parse import urlsplit
 
 from aiohttp import web
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["guarded", "refusal"]
+__all__ = ["HEADERS", "guarded", "refusal"]
 
 _Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-_HEADERS: Final = {
+HEADERS: Final = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -32,6 +32,11 @@ _HEADERS: Final = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+"""Of every answer: nothing is kept, and a page loads nothing but what lies here."""
+
+_HOST: Final = re.compile(
+    r"(\[[0-9a-f:.]+\]|[^\[\]:@/?#]+)(:[0-9]{1,5})?", re.ASCII | re.IGNORECASE
+)
 _SAFE: Final = frozenset({"GET", "HEAD"})
 
 
@@ -41,14 +46,14 @@ def guarded(handler: _Handler) -> _Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
         reason = refusal(request.method, request.headers)
         if reason is not None:
-            return web.json_response({"error": reason}, status=403, headers=_HEADERS)
+            return web.json_response({"error": reason}, status=403, headers=HEADERS)
         try:
             response = await handler(request)
         except web.HTTPException as error:
-            error.headers.update(_HEADERS)
+            error.headers.update(HEADERS)
             raise
         if not response.prepared:
-            response.headers.update(_HEADERS)
+            response.headers.update(HEADERS)
         return response
 
     return handle
@@ -74,9 +79,12 @@ def refusal(method: str, headers: Mapping[str, str]) -> str | None:
 
 
 def _is_nobody_elses(host: str) -> bool:
+    found = _HOST.fullmatch(host)
+    if found is None:
+        return False
+    name = found[1]
     try:
-        name = urlsplit(f"//{host}").hostname or ""
-        ipaddress.ip_address(name)
+        ipaddress.ip_address(name.strip("[]"))
     except ValueError:
-        return host.partition(":")[0].lower() == "localhost"
+        return name.lower() == "localhost"
     return True
