@@ -6,6 +6,7 @@ import enum
 from collections.abc import Awaitable, Callable
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, cast
+from urllib.parse import urlsplit
 
 import orjson
 from aiohttp import web
@@ -24,7 +25,7 @@ from qmc_async.sandbox.console.shown import (
     short_address,
 )
 from qmc_async.sandbox.console.snippet import as_pytest
-from qmc_async.sandbox.machine import Action, IllegalAction
+from qmc_async.sandbox.machine import Action
 from qmc_async.sandbox.scenario import Faults, Rule, Scenario
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ _Command: TypeAlias = Callable[[web.Request, "Mapping[str, Any]"], Awaitable[obj
 
 _MOST: Final = 1000
 _ENDLESS: Final = "endless"
+_FORMS: Final = ("application/x-www-form-urlencoded", "multipart/form-data")
 
 
 class _Wrong(Exception):  # noqa: N818 - an answer, not a failure
@@ -77,8 +79,8 @@ class JsonApi:
             ("GET", "/requests", self._requests),
             ("GET", "/rules", self._rules),
             ("POST", "/rules", self._add_rule),
-            ("PATCH", "/rules/{name}", self._change_rule),
-            ("DELETE", "/rules/{name}", self._remove_rule),
+            ("PATCH", "/rules/{name:[^/]+}", self._change_rule),
+            ("DELETE", "/rules/{name:[^/]+}", self._remove_rule),
             ("GET", "/faults", self._faults),
             ("POST", "/faults/drop-next", self._drop_next),
             ("PUT", "/faults/{name}", self._set_fault),
@@ -189,8 +191,12 @@ class JsonApi:
 
     async def _set_callback(self, _: web.Request, given: Mapping[str, Any]) -> object:
         url = _text(given, "url")
-        if url is not None and not url.startswith(("http://", "https://")):
-            raise _Wrong("url: it must begin with http:// or https://, or be empty")
+        if "url" not in given:
+            raise _Wrong("url: it must be given; it may be empty")
+        if url is not None and not _is_address(url):
+            raise _Wrong(
+                "url: it must be an address that begins with http:// or https://, or empty"
+            )
         self._sandbox.callback_url = url
         return {"callback": None if url is None else short_address(url)}
 
@@ -198,8 +204,8 @@ class JsonApi:
         seconds = _number(given, "seconds", None, least=0)
         try:
             await self._sandbox.advance(seconds=seconds)
-        except RuntimeError as error:
-            raise web.HTTPConflict(text=str(error)) from None
+        except OverflowError:
+            raise _Wrong("seconds: no calendar reaches so far") from None
         return {"now": self._sandbox.clock.now().isoformat()}
 
     def _answering(
@@ -211,7 +217,7 @@ class JsonApi:
                 members = await command(request, await _given(request))
             except (_Wrong, ArgumentError, ValueError) as error:
                 status, members = 400, {"error": str(error)}
-            except IllegalAction as error:
+            except RuntimeError as error:  # an IllegalAction too
                 status, members = 409, {"error": str(error)}
             except web.HTTPClientError as error:
                 status, members = error.status, {"error": error.text}
@@ -258,13 +264,18 @@ def call_named(sandbox: Sandbox, call_id: str) -> SimulatedCall:
 async def _given(request: web.Request) -> Mapping[str, Any]:
     if not request.can_read_body:
         return {}
-    if request.content_type != "application/json":
-        form = await request.post()
+    if request.content_type in _FORMS:
+        try:
+            form = await request.post()
+        except (LookupError, RuntimeError, ValueError):  # whatever the body says of itself
+            raise _Wrong("the body is no form that can be read") from None
         given: dict[str, Any] = {}
         for name in form:
             values = form.getall(name)
             given[name] = values if name == "faults" else values[-1]
         return given
+    if request.content_type != "application/json":
+        raise _Wrong("Content-Type: it must be application/json, or a form's")
     try:
         body: object = orjson.loads(await request.read())
     except orjson.JSONDecodeError:
@@ -279,6 +290,14 @@ def _text(given: Mapping[str, Any], name: str) -> str | None:
     if value is not None and not isinstance(value, str):
         raise _Wrong(f"{name}: it must be text")
     return (value or "").strip() or None
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname)
 
 
 def _flag(given: Mapping[str, Any], name: str, default: bool) -> bool:  # noqa: FBT001 - like dict.get
@@ -300,6 +319,8 @@ def _number(
 ) -> float:
     value = given.get(name, default)
     try:
+        if isinstance(value, bool):
+            raise TypeError  # noqa: TRY301 - as all that is no number
         number = float(value)  # pyright: ignore[reportArgumentType] - None is a TypeError
     except (TypeError, ValueError):
         number = least - 1

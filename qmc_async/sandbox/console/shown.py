@@ -6,6 +6,7 @@ address and the address of a recording open something, and are cut short.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
@@ -38,6 +39,9 @@ __all__ = [
 
 _LONGEST_BODY: Final = 20_000  # characters; nobody reads more of it on a page
 _KEPT: Final = 8
+_SECRET_HEADERS: Final = frozenset({"authorization", "cookie", "proxy-authorization", "set-cookie"})
+_NO_TEXT: Final = re.compile("[\ud800-\udfff]")
+_RECORDING: Final = re.compile(r'(/recordings/[^"]{8})[^"]+')
 
 
 @frozen(kw_only=True)
@@ -156,7 +160,7 @@ def entry_members(entry: Entry) -> dict[str, Any]:
                 "error": entry.error,
                 "elapsed": entry.elapsed,
             }
-        case Attempt():
+        case _:
             request, reply = messages_of(entry)
             return {
                 "what": "notification",
@@ -183,8 +187,8 @@ def messages_of(entry: Exchange | Attempt) -> tuple[Message, Message | None]:
         )
         if entry.http_status is None:
             return request, None
-        reply = Message(first=str(entry.http_status), headers=(), body=_text(entry.reply))
-        return request, reply
+        body = _RECORDING.sub(r"\1…", _text(entry.reply))
+        return request, Message(first=str(entry.http_status), headers=(), body=body)
     address = "-" if entry.url is None else short_address(entry.url)
     request = Message(
         first=f"POST {address}", headers=_shown(entry.headers), body=_text(entry.body)
@@ -200,11 +204,14 @@ def messages_of(entry: Exchange | Attempt) -> tuple[Message, Message | None]:
 
 def short_address(url: str) -> str:
     """An address without what is secret in it: the end of its path, a query, and a password."""
-    parts = urlsplit(url)
-    before, _, last = parts.path.rpartition("/")
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "…"
+    before, _, last = parts.path.rstrip("/").rpartition("/")
     host = parts.netloc.rpartition("@")[2]
     start = f"{parts.scheme}://{host}" if parts.scheme else ""
-    return f"{start}{before}/{_cut(last)}"
+    return _readable(f"{start}{before}/{_cut(last)}")
 
 
 def _notified(call: SimulatedCall) -> dict[str, Any] | None:
@@ -221,13 +228,18 @@ def _notified(call: SimulatedCall) -> dict[str, Any] | None:
 
 def _shown(headers: Iterable[tuple[str, str]]) -> Headers:
     return tuple(
-        (name, _cut(value) if name.lower() in ("authorization", "cookie") else value)
+        (_readable(name), _readable(_cut(value) if name.lower() in _SECRET_HEADERS else value))
         for name, value in headers
     )
 
 
 def _cut(text: str) -> str:
     return text if len(text) <= _KEPT else f"{text[:_KEPT]}…"
+
+
+def _readable(value: str) -> str:
+    """The same without the stand-ins for bytes that are no UTF-8."""
+    return _NO_TEXT.sub("\ufffd", value)
 
 
 def _text(body: bytes) -> str:
