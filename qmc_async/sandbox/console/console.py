@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from importlib.resources import files
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, cast
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from aiohttp import web
-from attrs import frozen
+from attrs import evolve, frozen
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from qmc_async.models import Reason
@@ -120,6 +121,11 @@ def _seconds(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def _quoted(name: str) -> str:
+    """A name as one part of a path."""
+    return quote(name, safe="")
+
+
 def _real(seconds: float) -> str:
     return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
 
@@ -148,6 +154,7 @@ class Console:
         )
         filters = cast("dict[str, Any]", self._templates.filters)  # type: ignore[redundant-cast]  # not for pyright
         filters.update(when=_when, milliseconds=_milliseconds, seconds=_seconds, real=_real)
+        filters.update(quoted=_quoted)
         self._static = {
             entry.name: entry.read_bytes() for entry in _STATIC.iterdir() if entry.is_file()
         }
@@ -208,30 +215,34 @@ class Console:
         seen = view.since
         if seen == self._sandbox.changes:  # the page shows it all
             sent = dict(self._parts(view, language))
-        while True:
+        while request.transport is not None:  # the reader has not gone
             try:
-                async with asyncio.timeout(_SIGN_OF_LIFE):
-                    seen = await self._sandbox.changed(seen)
-            except TimeoutError:
-                await response.write(b": still here\n\n")
-                continue
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_SIGN_OF_LIFE):
+                        seen = await self._sandbox.changed(seen)
             except RuntimeError:  # the sandbox stops
-                return response
-            for name, text in self._parts(view, language):
-                if sent.get(name) != text:
-                    sent[name] = text
-                    lines = "".join(f"data: {line}\n" for line in text.splitlines())
-                    try:
-                        await response.write(f"event: {name}\n{lines}\n".encode())
-                    except ConnectionResetError:  # the reader has gone
-                        return response
+                break
+            events = "".join(self._events(view, language, sent))
+            try:
+                await response.write(events.encode() or b": still here\n\n")
+            except ConnectionResetError:  # the reader has gone just now
+                break
             await asyncio.sleep(_PAUSE)
+        return response
+
+    def _events(self, view: _View, language: str, sent: dict[str, str]) -> Iterator[str]:
+        """Those parts that are not as they were `sent`."""
+        for name, text in self._parts(view, language):
+            if sent.get(name) != text:
+                sent[name] = text
+                lines = "".join(f"data: {line}\n" for line in text.splitlines())
+                yield f"event: {name}\n{lines}\n"
 
     def _parts(self, view: _View, language: str) -> Iterator[tuple[str, str]]:
         try:
             context = self._context(view, language)
-        except web.HTTPNotFound:  # the call was forgotten; whoever looks at it may go on looking
-            return
+        except web.HTTPNotFound:  # the call was forgotten; what was shown of it stays
+            context = self._context(evolve(view, call_id=None), language)
         for name in context["parts"]:
             yield name, self._templates.get_template(f"{name}.html").render(context)
 
@@ -260,10 +271,9 @@ class Console:
                 "parts": ("counts", "rules", "faults"),
             }
         if view.page == "requests":
-            exchanges = [
-                (exchange, *messages_of(exchange)) for exchange in reversed(sandbox.refused)
-            ]
-            return {**context, "exchanges": exchanges[:_ROWS], "parts": ("counts", "refusals")}
+            latest = islice(reversed(sandbox.refused), _ROWS)
+            exchanges = [(exchange, *messages_of(exchange)) for exchange in latest]
+            return {**context, "exchanges": exchanges, "parts": ("counts", "refusals")}
         return {**context, **self._calls(view, now)}
 
     def _calls(self, view: _View, now: datetime) -> _Context:

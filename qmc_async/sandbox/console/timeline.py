@@ -89,7 +89,7 @@ def _told(entry: Entry) -> tuple[Tone, str, str]:
             return _notified(entry)
         case Exchange(http_status=None):
             return "bad", "the reply to call is lost: a fault", ""
-        case Exchange():
+        case _:
             return _asked(entry)
 
 

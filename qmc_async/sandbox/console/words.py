@@ -27,7 +27,6 @@ CHINESE: Final = {
     "Caller and callee": "主叫与被叫",
     "Placed": "发起时间",
     "Elapsed": "历时",
-    "Reason": "原因",
     "Notification": "通知",
     "not sent yet": "尚未发送",
     "not sent: a fault": "未发送：故障",
@@ -44,8 +43,6 @@ CHINESE: Final = {
     "All calls": "全部呼叫",
     "talk": "通话",
     "Act": "操作",
-    "End with": "结束原因",
-    "End the call": "结束呼叫",
     "Send the notification again": "重新发送通知",
     "The platform never does that.": "真实平台不会重发。",
     "What happens": "剧本",
@@ -155,7 +152,7 @@ def language_of(accepted: str) -> Language:
     best: Language = "en"
     weight = 0.0
     for part in accepted.split(","):
-        name, _, q = part.strip().lower().partition(";q=")
+        name, _, q = "".join(part.split()).lower().partition(";q=")
         language: Language | None = (
             "zh-CN" if name.startswith("zh") else "en" if name.startswith("en") else None
         )
