@@ -63,13 +63,15 @@ def as_pytest(call: SimulatedCall) -> str:
         f"    qmc_sandbox.rules.insert(0, Rule(scenario=scenario{faults}))\n"
         f"    call = await qmc_client.call({_quoted(call.caller)}, {_quoted(call.callee)}"
         f"{out_call_id})\n"
-        f"{''.join(ends)}{_ending(call)}"
+        f"{''.join(ends)}{_ending(call, before - call.placed_at)}"
     )
 
 
-def _ending(call: SimulatedCall) -> str:
+def _ending(call: SimulatedCall, last: timedelta) -> str:
     if call.reason is None or call.end_time is None:
-        return f"    assert qmc_sandbox.calls[call.call_id].state == {_quoted(call.state)}\n"
+        advance = f"    await qmc_sandbox.advance(seconds={_seconds(last)})\n" if last else ""
+        state = _quoted(call.state)
+        return f"{advance}    assert qmc_sandbox.calls[call.call_id].state == {state}\n"
     faults = call.behaviour.faults
     until = call.end_time - call.placed_at + faults.delay_notification
     text = f"    await qmc_sandbox.advance(seconds={_seconds(until)})\n"
