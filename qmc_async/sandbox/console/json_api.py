@@ -249,8 +249,7 @@ def found_calls(sandbox: Sandbox, words: str) -> Iterator[SimulatedCall]:
 def call_named(sandbox: Sandbox, call_id: str) -> SimulatedCall:
     """The call of that ``callidentifier``; the last one that was placed for ``latest``.
 
-    Raises:
-        HTTPNotFound: there is none.
+    Where there is none, the request is answered with 404.
     """
     if call_id == "latest":
         call = next(reversed(sandbox.calls.values()), None)
