@@ -238,6 +238,27 @@ async def test_five_thousand_calls() -> None:
         assert len((await ask(peer, "GET", "/calls?limit=1000"))[1]) == 1000
 
 
+async def test_a_call_that_is_asked_about_all_the_time() -> None:
+    """Its page shows the latest hundred requests, each under the id that it keeps."""
+    async with meeting(console=True) as peer:
+        call = peer.platform.place(CALLER, CALLEE)
+        await peer.record(call.call_id)
+        early = Document(await page(peer, "/calls/latest"))
+        for _ in range(100):
+            await peer.record(call.call_id)
+        late = Document(await page(peer, "/calls/latest"))
+        await peer.record(call.call_id)
+        later = Document(await page(peer, "/calls/latest"))
+        (first,) = (one["id"] for one in early.all("details") if "id" in one)
+        kept = [one["id"] for one in late.all("details") if "id" in one]
+        still = [one["id"] for one in later.all("details") if "id" in one]
+    assert (len(kept), len(still)) == (100, 100)
+    assert first not in kept
+    assert kept[1:] == still[:-1]
+    assert "The earlier ones are left out." in late.text
+    assert "The earlier ones are left out." not in early.text
+
+
 @pytest.mark.parametrize("skip", ["-1", "x", "9" * 20, "²", "1e3", ""])
 async def test_a_wrong_address_shows_something(skip: str) -> None:
     """A number that is none counts as nothing; no address of a page fails."""

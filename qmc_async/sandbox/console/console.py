@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["Console"]
 
 _ROWS: Final = 50
+_EXCHANGES: Final = 100
 _PAGES: Final = ("rules", "requests")
 _LONGEST_SEARCH: Final = 200
 _MOST_DIGITS: Final = 16
@@ -294,11 +295,9 @@ class Console:
         context["selected"] = call
         context["shown"] = call_members(call, now, delay)
         context["lines"] = timeline_of(call, now, delay)
-        context["exchanges"] = [
-            (entry, *messages_of(entry))
-            for entry in call.history
-            if isinstance(entry, Exchange | Attempt)
-        ]
+        entries = [entry for entry in call.history if isinstance(entry, Exchange | Attempt)]
+        numbered = list(enumerate(entries, start=1))[-_EXCHANGES:]
+        context["exchanges"] = [(number, one, *messages_of(one)) for number, one in numbered]
         context["snippet"] = as_pytest(call)
         context["parts"] = ("counts", "list", "call", "timeline", "player", "exchanges", "pytest")
         return context

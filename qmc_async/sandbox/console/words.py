@@ -53,6 +53,7 @@ CHINESE: Final = {
     "There is none, not yet or no more.": "暂无录音，或已过期。",
     "Nobody talked: there is no recording.": "未通话，没有录音。",
     "Requests and replies": "请求与应答",
+    "The earlier ones are left out.": "更早的已省略。",
     "Request": "请求",
     "Reply": "应答",
     "there was no reply": "没有应答",
