@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from console_support import ask, bytes_answered, do
+from multidict import CIMultiDict
 from test_sandbox_support import CALL, CALLER, authorization, meeting
 
 from qmc_async.models import BEIJING
@@ -174,7 +175,8 @@ async def test_a_history_is_json() -> None:
     async with meeting(rules=[rule], console=True) as peer:
 
         async def answer(_: web.Request) -> web.Response:
-            return web.Response(body=b"\xff\x00ok", headers={"Set-Cookie": "session=of-ours"})
+            headers = [("Set-Cookie", "session=of-ours"), ("X-Told", "1"), ("X-Told", "2")]
+            return web.Response(body=b"\xff\x00ok", headers=CIMultiDict(headers))
 
         peer.answer = answer
         call_id = await peer.call()
@@ -204,6 +206,7 @@ async def test_a_history_is_json() -> None:
     assert other["notification_withheld"]
     assert history[4]["reply"]["body"] == "\ufffd\x00ok"
     assert history[4]["reply"]["headers"]["Set-Cookie"] == "session=…"
+    assert history[4]["reply"]["headers"]["X-Told"] == "1, 2"
     placing, recording, download, ending = history[0], *history[5:]
     assert placing["request"]["headers"]["Authorization"].endswith("…")
     assert len(placing["request"]["headers"]["Authorization"]) == 9

@@ -59,8 +59,11 @@ class Message:
     body: str
 
     def members(self) -> dict[str, Any]:
-        """As a JSON object; a header may be there twice, so they are a list of pairs."""
-        return {"first": self.first, "headers": list(self.headers), "body": self.body}
+        """As JSON has it; a header that came more than once stands once, with all its values."""
+        headers: dict[str, str] = {}
+        for name, value in self.headers:
+            headers[name] = f"{headers[name]}, {value}" if name in headers else value
+        return {"first": self.first, "headers": headers, "body": self.body}
 
 
 def call_members(call: SimulatedCall, now: datetime, recording_delay: timedelta) -> dict[str, Any]:
