@@ -145,6 +145,8 @@ async def test_any_callback_can_be_shown(url: str | None) -> None:
 async def every_kind(peer: Peer) -> None:
     """Let the sandbox hold all that a page can show."""
     platform = peer.platform
+    if isinstance(platform.clock, RealClock):  # nobody listens any more when the last calls end
+        platform.callback_url = None
     for digits in (*range(1, 12), *range(21, 26)):
         await peer.call(f"1390000{digits:04}", outCallId=f"order-{digits}")
     with pytest.raises(Exception, match="disconnected"):
