@@ -104,6 +104,7 @@ async def test_a_call_is_hung_up(kind: str) -> None:
         status, shown = await do(peer, kind, "POST", paths[0], reason="CalleeBusy")
         assert (status, shown["reason"], len(peer.events)) == (200, "CalleeBusy", 1)
         assert shown["notification"]["http_status"] == 200
+        assert shown["notification"]["is_taken"]
         status, shown = await ask(peer, "POST", paths[1])
         assert (status, shown["reason"], len(peer.events)) == (200, "HangUp", 2)
         status, shown = await do(peer, kind, "POST", paths[1], reason="Other")

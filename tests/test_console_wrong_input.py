@@ -259,3 +259,9 @@ async def test_a_body_has_a_limit(content_type: str) -> None:
         assert answer.startswith(b"HTTP/1.1 413 ")
         assert b'{"error":"Maximum request body size' in answer
         assert (await ask(peer, "GET", ""))[0] == 200
+
+
+async def test_a_rule_with_a_slip_of_the_pen() -> None:
+    """A member that no rule has is named: left out, the rule would be about every call."""
+    says = "probabilty: a rule has only callee, "
+    await refused("POST", "/rules", {"callee": "*1", "probabilty": 0.1}, says=says)

@@ -41,6 +41,7 @@ _Command: TypeAlias = Callable[[web.Request, "Mapping[str, Any]"], Awaitable[obj
 
 _MOST: Final = 1000
 _ENDLESS: Final = "endless"
+_OF_A_RULE: Final = frozenset({"callee", "caller", "ends", "faults", "out_call_id", "probability"})
 _FORMS: Final = ("application/x-www-form-urlencoded", "multipart/form-data")
 
 
@@ -347,6 +348,8 @@ def _faults(given: Mapping[str, Any]) -> Faults | None:
 
 
 def _rule(given: Mapping[str, Any]) -> Rule:
+    if unknown := sorted(set(given) - _OF_A_RULE):  # else a slip of the pen is a rule for all calls
+        raise _Wrong(f"{unknown[0]}: a rule has only {', '.join(sorted(_OF_A_RULE))}")
     ends = _text(given, "ends")
     scenario = None
     if ends is not None:

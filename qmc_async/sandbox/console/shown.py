@@ -7,9 +7,10 @@ address and the address of a recording open something, and are cut short.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import urlsplit
 
+import orjson
 from attrs import fields_dict, frozen
 
 from qmc_async.models import RecordingResult
@@ -30,6 +31,7 @@ __all__ = [
     "call_members",
     "entry_members",
     "faults_of",
+    "is_taken",
     "matches",
     "messages_of",
     "ready_at",
@@ -39,6 +41,7 @@ __all__ = [
 
 _LONGEST_BODY: Final = 20_000  # characters; nobody reads more of it on a page
 _KEPT: Final = 8
+_OK: Final = 200
 _SECRET_HEADERS: Final = frozenset({"authorization", "cookie", "proxy-authorization", "set-cookie"})
 _NO_TEXT: Final = re.compile("[\ud800-\udfff]")
 _RECORDING: Final = re.compile(r'(/recordings/[^"]{8})[^"]+')
@@ -223,10 +226,21 @@ def _notified(call: SimulatedCall) -> dict[str, Any] | None:
         if isinstance(entry, Attempt):
             return {
                 "http_status": entry.http_status,
+                "is_taken": is_taken(entry),
                 "error": entry.error,
                 "elapsed": entry.elapsed,
             }
     return None
+
+
+def is_taken(attempt: Attempt) -> bool:
+    """Whether the answer to a notification is the document's, whose ``code`` is ``"200"`` (3.2)."""
+    try:
+        answer: object = orjson.loads(attempt.reply or b"")
+    except orjson.JSONDecodeError:
+        return False
+    code = cast("dict[str, object]", answer).get("code") if isinstance(answer, dict) else None
+    return attempt.http_status == _OK and str(code) == str(_OK)
 
 
 def _shown(headers: Iterable[tuple[str, str]]) -> Headers:

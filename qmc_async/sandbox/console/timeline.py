@@ -5,10 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
-import orjson
 from attrs import frozen
 
-from qmc_async.sandbox.console.shown import ready_at
+from qmc_async.sandbox.console.shown import is_taken, ready_at
 from qmc_async.sandbox.history import Actor, Attempt, Exchange, Move, Withheld
 
 if TYPE_CHECKING:
@@ -22,7 +21,6 @@ __all__ = ["Line", "timeline_of"]
 Tone: TypeAlias = Literal["plain", "good", "bad", "coming"]
 
 _SLOW: Final = 0.7  # seconds; comparable platforms wait no longer for an answer
-_OK: Final = 200
 
 
 @frozen(kw_only=True)
@@ -98,8 +96,7 @@ def _notified(attempt: Attempt) -> tuple[Tone, str, str]:
     elapsed = f"{attempt.elapsed * 1000:.0f} ms"
     if attempt.http_status is None:
         return "bad", what, f"{attempt.error}, {elapsed}"
-    good = attempt.http_status == _OK and _code_in(attempt.reply or b"") == str(_OK)
-    tone: Tone = "good" if good and attempt.elapsed < _SLOW else "bad"
+    tone: Tone = "good" if is_taken(attempt) and attempt.elapsed < _SLOW else "bad"
     return tone, what, f"{attempt.http_status}, {elapsed}"
 
 
@@ -114,12 +111,3 @@ def _asked(exchange: Exchange) -> tuple[Tone, str, str]:
         return "bad", what, exchange.error
     is_good = exchange.http_status is not None and exchange.http_status < 300  # noqa: PLR2004 - beyond are no successes
     return "good" if is_good else "bad", what, str(exchange.http_status)
-
-
-def _code_in(reply: bytes) -> str | None:
-    """The ``code`` of the user's answer, which the document wants to be a String (3.2)."""
-    try:
-        answer: object = orjson.loads(reply)
-    except orjson.JSONDecodeError:
-        return None
-    return str(answer.get("code")) if isinstance(answer, dict) else None  # pyright: ignore[reportUnknownArgumentType, reportUnknownMemberType] - JSON
