@@ -32,7 +32,7 @@ CHINESE: Final = {
     "not sent: a fault": "未发送：故障",
     "No call yet.": "还没有呼叫。",
     "No call matches.": "没有匹配的呼叫。",
-    "Place one from your program, or here:": "从您的程序发起，或在此发起：",
+    "Place one from your program, or here:": "从你的程序发起，或在此发起：",
     "Older calls": "更早的呼叫",
     "Newer calls": "更新的呼叫",
     "Place a call": "发起呼叫",
