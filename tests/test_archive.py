@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import stat
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -38,7 +39,7 @@ from watchdog_support import hurry_watchdog, make_overdue
 
 from qmc_async import AsyncQmcClient, CallbackServer, RecordingArchive
 from qmc_async.errors import ArgumentError, ConfigError
-from qmc_async.sandbox import RealClock, Sandbox
+from qmc_async.sandbox import Assumed, RealClock, Sandbox
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,7 +74,8 @@ async def test_a_recording_is_kept_as_the_platform_has_it(
 ) -> None:
     """One that is not ready at once is kept all the same, and its JSON tells what it is."""
     monkeypatch.setattr("qmc_async.archive.handler._FIRST_DELAY", 0.02)
-    async with Sandbox(clock=RealClock(speed=50)) as platform:
+    late = Assumed(recording_delay=timedelta(seconds=75))  # of a clock 50 times faster than life
+    async with Sandbox(clock=RealClock(speed=50), assumed=late) as platform:
         client = AsyncQmcClient(
             platform.credentials.app_id,
             platform.credentials.app_secret,
