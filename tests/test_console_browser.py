@@ -346,6 +346,23 @@ async def test_a_page_survives_the_sandbox(browser: Browser, unused_tcp_port: in
     await sandbox.stop()
 
 
+async def test_nothing_that_is_shown_becomes_a_part_of_the_page(
+    sandbox: Sandbox, browser: Browser
+) -> None:
+    """Not even where it is written for htmx, and comes in the answer to a button."""
+    hostile = "<p id=said hx-swap-oob=true hx-get=/x hx-trigger=load>Fake"
+    call = sandbox.place(CALLER, CALLEE, out_call_id=hostile)
+    async with reading(browser, f"{sandbox.base_url}/calls/{call.call_id}") as page:
+        await expect(page.locator("dd").filter(has_text=hostile)).to_be_visible()
+        button = page.get_by_role("button", name="caller answers")
+        async with page.expect_response(re.compile("/actions$")):
+            await button.click()
+        await expect(button).to_have_count(0)
+        await expect(page.get_by_role("row").filter(has_text=hostile)).to_be_visible()
+        await expect(page.locator("#said")).to_be_hidden()
+        assert await page.locator("#said").text_content() == ""
+
+
 async def test_five_thousand_calls(sandbox: Sandbox, browser: Browser) -> None:
     """However many calls there are, the page has fifty, and a new one appears at once."""
     for n in range(5000):

@@ -65,6 +65,13 @@
     said.hidden = false;
   });
 
+  // What it said yes to is JSON. htmx would read it as a part of the page, even for hx-swap="none",
+  // and take for elements what stands in it: whatever is in an outCallId, or in a service's reply.
+  body.addEventListener("htmx:beforeSwap", (event) => {
+    const kind = event.detail.xhr.getResponseHeader("Content-Type") ?? "";
+    if (!kind.startsWith("text/html")) event.detail.shouldSwap = false;
+  });
+
   // Switches: before htmx, which hears of the change in the bubbling phase.
   document.addEventListener("change", (event) => {
     const form = event.target.form;
