@@ -398,3 +398,13 @@ async def test_nothing_secret_is_shown(caplog: pytest.LogCaptureFixture) -> None
     for secret in ("sandbox-secret", CALLER, "13912345678", url.rpartition("/")[2]):
         assert secret not in shown
         assert secret not in caplog.text
+
+
+async def test_a_reason_of_a_hang_up_may_be_a_text() -> None:
+    """One that the document does not have is named, and is not taken for a missing call."""
+    async with meeting() as peer:
+        call_id = await peer.call()
+        with pytest.raises(ValueError, match="'hangup' is not a valid Reason"):
+            await peer.platform.hang_up(call_id, reason="hangup")
+        await peer.platform.hang_up(call_id, reason="CalleeBusy")
+    assert peer.events[0]["reason"] == "CalleeBusy"

@@ -316,7 +316,7 @@ class Sandbox:
         self._pump(now)
 
     async def hang_up(
-        self, call: Call | SimulatedCall | str, *, reason: Reason = Reason.HANG_UP
+        self, call: Call | SimulatedCall | str, *, reason: Reason | str = Reason.HANG_UP
     ) -> None:
         """Let a live call end now, and wait until its notification was answered or given up.
 
@@ -329,10 +329,12 @@ class Sandbox:
 
         Raises:
             KeyError: there is no such call.
+            ValueError: there is no such reason.
             IllegalAction: in its state it can no longer end so.
             RuntimeError: the sandbox is not running.
         """
         self._check_running()
+        reason = Reason(reason)
         call_id = call if isinstance(call, str) else call.call_id
         now = self.clock.now()
         self._pump(now)
