@@ -13,7 +13,7 @@ import pytest_asyncio
 from playwright.async_api import Browser, Page, async_playwright, expect
 
 from qmc_async import ApiError, AsyncQmcClient, CallbackServer, Disconnected, Reason
-from qmc_async.sandbox import Action, Attempt, RealClock, Rule, Sandbox, Scenario
+from qmc_async.sandbox import Action, Attempt, RealClock, Rule, Sandbox, Scenario, VirtualClock
 from qmc_async.sandbox.console.snippet import as_pytest
 
 if TYPE_CHECKING:
@@ -344,6 +344,33 @@ async def test_a_page_survives_the_sandbox(browser: Browser, unused_tcp_port: in
     await expect(page.get_by_role("status")).to_be_hidden()
     await context.close()
     await sandbox.stop()
+
+
+async def test_a_page_shows_nothing_of_a_sandbox_that_went_before(
+    browser: Browser, unused_tcp_port: int
+) -> None:
+    """A new one at the same address has counted as far as the old one had when it was opened."""
+    context = await browser.new_context()
+    page = await context.new_page()
+    async with Sandbox(console=True, port=unused_tcp_port) as sandbox:
+        await page.goto(sandbox.base_url)
+        sandbox.place(CALLER, CALLEE)
+        await expect(page.locator("tbody tr")).to_have_count(1)
+    await expect(page.get_by_role("status")).to_be_visible()
+    async with Sandbox(console=True, port=unused_tcp_port):
+        await expect(page.get_by_role("status")).to_be_hidden(timeout=15_000)
+        await expect(page.get_by_text("No call yet.")).to_be_visible()
+    await context.close()
+
+
+async def test_a_clock_that_stands_is_shown_where_it_was_moved_to(browser: Browser) -> None:
+    """The page's clock does not tick by itself there, and goes on with the sandbox's."""
+    async with (
+        Sandbox(console=True, clock=VirtualClock()) as sandbox,
+        reading(browser, sandbox.base_url) as page,
+    ):
+        await sandbox.advance(minutes=10)
+        await expect(page.locator("#clock")).to_have_text(f"{sandbox.clock.now():%H:%M:%S}")
 
 
 async def test_nothing_that_is_shown_becomes_a_part_of_the_page(

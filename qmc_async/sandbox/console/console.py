@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from contextlib import suppress
 from importlib.resources import files
 from itertools import islice
@@ -59,6 +60,7 @@ class _View:
         call_id: the call that is shown beside the list, None where none is.
         search: words that each call of the list has.
         skip: how many calls stand before the first of the list.
+        run: which console's page it is, None where that is not said.
         since: what the stream's reader has seen already; see `Sandbox.changed`.
     """
 
@@ -66,6 +68,7 @@ class _View:
     call_id: str | None
     search: str
     skip: int
+    run: str | None
     since: int
 
     @classmethod
@@ -79,15 +82,17 @@ class _View:
             call_id=call_id,
             search=query.get("search", "")[:_LONGEST_SEARCH],
             skip=_whole(query.get("skip", "")),
+            run=query.get("run"),
             since=_whole(query.get("since", "")),
         )
 
-    def query(self, since: int) -> dict[str, str]:
+    def query(self, run: str, since: int) -> dict[str, str]:
         """The same as the stream's query."""
         given = {"page": self.page, "call": self.call_id, "search": self.search}
         return {
             **{name: value for name, value in given.items() if value},
             "skip": str(self.skip),
+            "run": run,
             "since": str(since),
         }
 
@@ -144,6 +149,7 @@ class Console:
 
     def __init__(self, sandbox: Sandbox, on_change: Callable[[], None]) -> None:
         self._sandbox = sandbox
+        self._run = secrets.token_hex(4)  # one that went before has counted from 0 too
         self._json = JsonApi(sandbox, on_change)
         self._recordings: Recordings  # of the run that `add_to` was last called for
         self._templates = Environment(
@@ -180,7 +186,7 @@ class Console:
     async def _page(self, request: web.Request) -> web.Response:
         view = _View.of(request)
         context = self._context(view, request.headers.get("Accept-Language", ""))
-        context["stream"] = f"/stream?{urlencode(view.query(self._sandbox.changes))}"
+        context["stream"] = f"/stream?{urlencode(view.query(self._run, self._sandbox.changes))}"
         text = self._templates.get_template("page.html").render(context)
         return web.Response(text=text, content_type="text/html")
 
@@ -213,7 +219,7 @@ class Console:
         response.content_type = "text/event-stream"
         await response.prepare(request)
         sent: dict[str, str] = {}
-        seen = view.since
+        seen = view.since if view.run in (None, self._run) else -1
         if seen == self._sandbox.changes:  # the page shows it all
             sent = dict(self._parts(view, language))
         while request.transport is not None:  # the reader has not gone
@@ -244,7 +250,8 @@ class Console:
             context = self._context(view, language)
         except web.HTTPNotFound:  # the call was forgotten; what was shown of it stays
             context = self._context(evolve(view, call_id=None), language)
-        for name in context["parts"]:
+        still = ["clock"] if context["speed"] == 0 else []  # the others tick by themselves
+        for name in (*still, *context["parts"]):
             yield name, self._templates.get_template(f"{name}.html").render(context)
 
     def _context(self, view: _View, language: str) -> _Context:
