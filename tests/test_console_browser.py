@@ -373,6 +373,22 @@ async def test_a_clock_that_stands_is_shown_where_it_was_moved_to(browser: Brows
         await expect(page.locator("#clock")).to_have_text(f"{sandbox.clock.now():%H:%M:%S}")
 
 
+async def test_a_call_is_acted_in_by_keys(sandbox: Sandbox, browser: Browser) -> None:
+    """A button that is gone once it is pressed leaves the focus at the buttons."""
+    call = sandbox.place(CALLER, CALLEE)
+    async with reading(browser, f"{sandbox.base_url}/calls/{call.call_id}") as page:
+        for button, then in (
+            ("caller answers", "callee answers"),
+            ("callee answers", "callee hangs"),
+        ):
+            await page.get_by_role("button", name=button).focus()
+            await page.keyboard.press("Enter")
+            await expect(page.get_by_role("button", name=then)).to_be_visible()
+            await expect(page.get_by_role("group", name="Act")).to_be_focused()
+            await page.keyboard.press("Tab")
+            await expect(page.locator(".acts button").first).to_be_focused()
+
+
 async def test_nothing_that_is_shown_becomes_a_part_of_the_page(
     sandbox: Sandbox, browser: Browser
 ) -> None:

@@ -82,6 +82,16 @@
     }
   }, true);
 
+  // What a button did takes the button away. Whoever works by keys goes on from where it was.
+  let acted = false;
+  body.addEventListener("htmx:sseBeforeMessage", () => {
+    acted ||= document.activeElement?.closest(".acts") != null;
+  });
+  body.addEventListener("htmx:sseMessage", () => {
+    if (acted && document.activeElement === body) document.querySelector(".acts")?.focus();
+    acted = false;
+  });
+
   // The clipboard.
   document.addEventListener("click", async (event) => {
     const button = event.target.closest("[data-copy], [data-copy-of]");
