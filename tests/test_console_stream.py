@@ -40,7 +40,8 @@ class Reader:
 
     async def event(self) -> tuple[str, str]:
         """The name and the text of the next event."""
-        while (block := await self.block()).startswith(":"):
+        # The clock is a part of every page, and goes on with everything.
+        while (block := await self.block()).startswith((":", "event: clock\n")):
             pass
         first, *lines = block.removesuffix("\n\n").split("\n")
         assert all(line.startswith("data: ") for line in lines)

@@ -69,7 +69,8 @@ def test_the_defaults() -> None:
 @pytest.mark.parametrize(
     ("reason", "options", "says"),
     [
-        ("Bored", {}, "Bored"),
+        ("Bored", {}, "reason: it must be one of HangUp, "),
+        ("HangUp", {"talk": 12}, "talk: it must be a timedelta"),
         ("HangUp", {"recording": "perhaps"}, "perhaps"),
         ("CalleeBusy", {"recording": "success"}, "recording: nobody talks"),
         ("CalleeBusy", {"talk": timedelta(1)}, "talk: nobody talks"),

@@ -244,6 +244,20 @@ async def test_a_notification_is_sent_once(status: int) -> None:
     assert (attempt.http_status, attempt.reply, attempt.error) == (status, b"so", None)
 
 
+async def test_of_a_long_answer_the_beginning_is_kept() -> None:
+    """A server that answers with megabytes takes none of the sandbox's memory for them."""
+    async with meeting() as peer:
+
+        async def answer(_: web.Request) -> web.Response:
+            return web.Response(body=b"x" * 3_000_000)
+
+        peer.answer = answer
+        await peer.call("13900000001")
+        await peer.platform.advance(minutes=1)
+    (attempt,) = peer.platform.notifications
+    assert (attempt.http_status, attempt.reply) == (200, b"x" * 64 * 1024)
+
+
 async def test_notifications_have_nothing_in_common() -> None:
     """A cookie that one answer sets does not come with the next notification."""
     async with meeting() as peer:

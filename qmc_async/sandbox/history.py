@@ -113,7 +113,7 @@ class Attempt:
         body: the bytes as they were sent.
         http_status: of the answer, None where there was none.
         reply_headers: of the answer.
-        reply: the answer's body, None where there was none.
+        reply: the answer's body, 64 KiB of it at most; None where there was none.
         error: why there was none: the exception's name, or ``no callback_url``.
         elapsed: real seconds.
         by_hand: whether somebody asked for it; the platform sends each notification once.

@@ -8,7 +8,7 @@ from qmc_async.models import BEIJING, Reason, RecordingResult
 from qmc_async.sandbox.calls import SimulatedCall
 from qmc_async.sandbox.engine import new_call_id
 from qmc_async.sandbox.machine import Progress
-from qmc_async.sandbox.scenario import Behaviour, Faults, Scenario
+from qmc_async.sandbox.scenario import Behaviour, Faults, Scenario, reason_named
 
 __all__ = ["invented_call"]
 
@@ -55,7 +55,9 @@ def invented_call(
         ValueError: the document has no such reason or recordingResult, `talk` or `recording` was
             given for a call in which nobody talks, `talk` is negative, or `end_time` is naive.
     """
-    reason = Reason(reason)
+    reason = reason_named(reason)
+    if not isinstance(talk, timedelta | None):  # pyright: ignore[reportUnnecessaryIsInstance] - callers err
+        raise ValueError("talk: it must be a timedelta, such as timedelta(seconds=12)")  # noqa: TRY004 - as all that is said of arguments here
     fails = recording is not None and RecordingResult(recording) is RecordingResult.FAIL
     if recording is not None and reason is not Reason.HANG_UP:
         raise ValueError(f"recording: nobody talks in a call that ends with {reason.value}")

@@ -29,6 +29,7 @@ __all__ = [
     "Scenario",
     "Step",
     "behaviour_for",
+    "reason_named",
 ]
 
 _CALLER_RINGS = timedelta(seconds=3)
@@ -36,6 +37,18 @@ _CALLEE_RINGS = timedelta(seconds=4)
 _NOBODY_ANSWERS = timedelta(seconds=30)
 _TALK = timedelta(seconds=12)
 _DIGITS = 4
+
+
+def reason_named(name: Reason | str) -> Reason:
+    """The document's reason (3.2) of that name.
+
+    Raises:
+        ValueError: there is none; it says which there are.
+    """
+    try:
+        return Reason(name)
+    except ValueError:
+        raise ValueError(f"reason: it must be one of {', '.join(Reason)}") from None
 
 
 @frozen

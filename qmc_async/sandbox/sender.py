@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Sender"]
 
+_LONGEST_REPLY = 64 * 1024  # bytes; the document's has under a hundred
 _HEADERS = {"Content-Type": "application/json;charset=utf-8"}
 
 
@@ -143,7 +144,7 @@ class Sender:
             async with self._session.post(
                 url, data=sent.body, headers=headers, allow_redirects=False
             ) as response:
-                reply = await response.read()
+                reply = await _beginning(response)
         except (aiohttp.ClientError, OSError, ValueError) as problem:
             # Only its name: the text may hold the address, whose path is a secret.
             error = type(problem).__name__
@@ -155,3 +156,13 @@ class Sender:
             reply=reply,
             elapsed=time.monotonic() - began,
         )
+
+
+async def _beginning(response: aiohttp.ClientResponse) -> bytes:
+    """The body of an answer, but no more of it than anybody will look at."""
+    kept = bytearray()
+    async for piece in response.content.iter_any():
+        kept += piece
+        if len(kept) > _LONGEST_REPLY:
+            break
+    return bytes(kept[:_LONGEST_REPLY])

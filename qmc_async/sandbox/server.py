@@ -21,6 +21,7 @@ from qmc_async.sandbox.clock import Clock, RealClock, VirtualClock
 from qmc_async.sandbox.engine import Engine
 from qmc_async.sandbox.machine import State
 from qmc_async.sandbox.recordings import Recordings
+from qmc_async.sandbox.scenario import reason_named
 from qmc_async.sandbox.sender import Sender
 from qmc_async.sandbox.wire import Refused, call_request
 from qmc_async.signer import Credentials, Signer
@@ -334,7 +335,7 @@ class Sandbox:
             RuntimeError: the sandbox is not running.
         """
         self._check_running()
-        reason = Reason(reason)
+        reason = reason_named(reason)
         call_id = call if isinstance(call, str) else call.call_id
         now = self.clock.now()
         self._pump(now)
