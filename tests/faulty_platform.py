@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 import re
+import select
 import socket
 import ssl
 import struct
@@ -286,11 +287,13 @@ async def unconnectable() -> AsyncGenerator[str]:
         listener = stack.enter_context(socket.socket())
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
-        for _ in range(4):
+        is_full = False
+        while not is_full:  # on a busy machine it takes a while
             filler = stack.enter_context(socket.socket())
             filler.settimeout(0)
             filler.connect_ex(listener.getsockname())
-        await asyncio.sleep(0.05)
+            await asyncio.sleep(0.1)
+            is_full = not select.select([], [filler], [], 0)[1]
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 

@@ -9,7 +9,6 @@ import errno
 import json
 import os
 import re
-import runpy
 import signal
 import sys
 from datetime import datetime
@@ -318,13 +317,13 @@ def test_every_command_has_help(command: str) -> None:
     )
 
 
-def test_the_module_is_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_module_is_the_command() -> None:
     """``python -m qmc_async`` is `qmc`."""
-    monkeypatch.setattr(sys, "argv", ["qmc_async", "--version"])
-    monkeypatch.delitem(sys.modules, "qmc_async.__main__")
-    with contextlib.redirect_stdout(None), pytest.raises(SystemExit) as stop:
-        runpy.run_module("qmc_async", run_name="__main__")
-    assert stop.value.code == 0
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "qmc_async", "--version"), stdout=asyncio.subprocess.PIPE
+    )
+    told, _ = await process.communicate()
+    assert (process.returncode, told[:4]) == (0, b"qmc,")
 
 
 @pytest.mark.parametrize("missing", ["click", "rich"])
