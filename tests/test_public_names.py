@@ -142,10 +142,15 @@ def test_star_import() -> None:
 
 
 def test_import_is_quiet_and_small() -> None:
-    """Importing the package prints and starts nothing, and loads neither sandbox nor program."""
+    """Importing the package prints and starts nothing, and loads neither sandbox nor program.
+
+    Nor does it load what only a server needs.
+    """
     program = (
         "import sys, threading, qmc_async\n"
-        "others = {f'qmc_async.{name}' for name in ('cli', 'demo', 'sandbox')}\n"
+        "from qmc_async import AsyncQmcClient\n"
+        "ours = {f'qmc_async.{name}' for name in ('callback', 'cli', 'demo', 'sandbox', 'store')}\n"
+        "others = {*ours, 'sqlalchemy', 'phonenumbers', 'obstore'}\n"
         "print(sorted(others & set(sys.modules)), threading.active_count())"
     )
     done = subprocess.run(  # noqa: S603 - our own line
@@ -156,6 +161,25 @@ def test_import_is_quiet_and_small() -> None:
         timeout=30,
     )
     assert (done.stdout, done.stderr) == ("[] 1\n", "")
+
+
+def test_what_comes_later_is_there() -> None:
+    """Each public name is found, and shown, before it was imported; another one is not."""
+    program = (
+        "import qmc_async\n"
+        "print(set(qmc_async.__all__) - set(dir(qmc_async)))\n"
+        "print([name for name in qmc_async.__all__ if not hasattr(qmc_async, name)])\n"
+        "try:\n"
+        "    from qmc_async import CallbackSever\n"
+        "except ImportError as error:\n"
+        "    print(error.name)"
+    )
+    done = subprocess.run(  # noqa: S603 - our own line
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=30
+    )
+    assert done.stdout == "set()\n[]\nqmc_async\n"
+    with pytest.raises(AttributeError, match="no attribute 'CallbackSever'"):
+        _ = qmc_async.CallbackSever  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("name", MODULES)
