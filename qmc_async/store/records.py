@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-import uuid
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
+from functools import cached_property
 from typing import Final
 
 from attrs import field, frozen
@@ -22,6 +22,7 @@ from qmc_async.models import (
     LedgerEntry,
     Notification,
 )
+from qmc_async.store.receipt_id import new_receipt_id
 
 __all__ = [
     "LEASE",
@@ -75,6 +76,8 @@ def exact_key(identifier: str) -> str:
     It stays as it is unless it is long, or has a NUL, which PostgreSQL refuses, half of a surrogate
     pair, which no database takes, or the ``~`` that marks what is ours.
     """
+    if len(identifier) <= _LONGEST_KEY and identifier.isascii() and identifier.isalnum():
+        return identifier  # as the platform's are
     raw = identifier.encode("utf-8", "surrogatepass")
     if len(raw) > _LONGEST_KEY or _INEXACT.search(identifier):
         return f"~~{hashlib.sha256(raw).hexdigest()}"
@@ -123,7 +126,7 @@ class Receipt:
     body: bytes = field(repr=False)
     problem: str = ""
     received_at: int = field(factory=now)
-    receipt_id: str = field(factory=lambda: uuid.uuid4().hex)
+    receipt_id: str = field(factory=new_receipt_id)
 
     @classmethod
     def read(
@@ -135,15 +138,15 @@ class Receipt:
             body=body,
             problem=problem,
             received_at=now() if received_at is None else received_at,
-            receipt_id=receipt_id or uuid.uuid4().hex,
+            receipt_id=receipt_id or new_receipt_id(),
         )
 
-    @property
+    @cached_property
     def kind(self) -> Kind:
         """`Kind.CONFLICT` takes two receipts, and `Kind.MISSING` none: it is neither."""
         return Kind.DISCONNECTED if isinstance(self.event, Disconnected) else Kind.UNKNOWN
 
-    @property
+    @cached_property
     def event_id(self) -> str:
         """Under which it is kept: a second receipt of the same thing has the same.
 
