@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import HttpVersion11, web
 from aiohttp.http import HttpProcessingError
 
-from qmc_async.callback.body import collect, unpacked
+from qmc_async.callback.body import Body, collect, unpacked
 from qmc_async.callback.health import health_reply
 from qmc_async.callback.reply import CONTENT_TYPE
 
@@ -58,10 +58,15 @@ class AiohttpShell:
             lambda name: headers.getall(name, ()),
         )
         if reply is None:
-            body = await collect(_pieces(request), _BROKEN)
+            if request.content.is_eof() and request.content.exception() is None:
+                body = Body(request.content.read_nowait())  # it came with the head, as most do
+            else:
+                body = await collect(_pieces(request), _BROKEN)
+            encoding = ",".join(headers.getall("Content-Encoding", ()))
             # An application's server may have unpacked it by itself, the bare one is told not to.
-            if not isinstance(request, web.Request) or body.content.startswith(_GZIP):
-                body = unpacked(body, ",".join(headers.getall("Content-Encoding", ())))
+            is_bare = not isinstance(request, web.Request)
+            if encoding and (is_bare or body.content.startswith(_GZIP)):
+                body = unpacked(body, encoding)
             reply = await self._receiver.take(body.content, body.problem)
         return _response(reply)
 
