@@ -1,24 +1,25 @@
 """Deliveries: each event to each handler that wants it, until it is done or given up.
 
 1. What is delivered is leased: by us, until it is settled, for as long as we live and renew.
-2. An event that was just kept goes to its handlers from memory, as far as they have room. What
-   they have no room for stays in the store, and is fetched when they have.
+2. An event that was just kept goes to its handlers from memory, as far as they have room, or will
+   have soon. What they have no room for stays in the store, and is fetched when they have.
 3. A handler that fails is tried again later; its siblings do not notice.
 4. An attempt that was cut short from outside is no failure: its lease is given back.
-5. A slot is free again once the outcome is written down, so that what waits to be written down
-   is bounded too.
+5. A slot is free again once the handler is done. What waits for a slot, and what waits to be
+   written down, is bounded too: there is no more room while there is too much of it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import math
 import time
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, defaultdict, deque
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from attrs import evolve
 
@@ -47,6 +48,7 @@ _RENEWED_EVERY: Final = LEASE / 3
 _TRIED_EVERY: Final = 1.0  # seconds between two tries to write an outcome down
 _CHECKED_EVERY: Final = 60.0  # seconds
 _CANCELLED_DELAY: Final = 60.0  # seconds
+_UNSETTLED: Final = 1000  # outcomes of one handler that wait to be written down
 _REMEMBERED: Final = 10_000  # deliveries that are not done, and not under way
 _LONGEST_REMEMBERED: Final = 4096  # bytes of a body; the platform's have less than 1000
 _UNWINDING: Final = 1.0  # seconds that a cancelled handler has for its clean-up
@@ -75,13 +77,17 @@ class Dispatcher:
         self._store = store
         self._telemetry = telemetry
         self._slots = max_concurrency
+        self._booked: Counter[str] = Counter()
         self._taken: Counter[str] = Counter()
+        self._settling: Counter[str] = Counter()
+        self._ready: dict[str, deque[Claim]] = defaultdict(deque)
         self._behind: set[str] = set()
         self._held: dict[tuple[str, str], Claim] = {}
         self._unsettled: list[Outcome] = []
         self._waiting: OrderedDict[tuple[str, str], Outcome] = OrderedDict()
         self._files_lost = 0
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: dict[asyncio.Task[Any], str | None] = {}
+        """Each handler's run, with the handler's name as long as it has a slot."""
         self._polling: asyncio.Task[None]  # since the start
         self._renewing: asyncio.Task[None]
         self._look = asyncio.Event()
@@ -109,13 +115,10 @@ class Dispatcher:
 
         The slots are booked until `cancel`.
         """
-        room = {
-            name: self._taken[name] < self._slots and not self._stopping
-            for name in self._handlers.wanting(receipt.event)
-        }
+        room = {name: self._room(name) > 0 for name in self._handlers.wanting(receipt.event)}
         for name, has_room in room.items():
             if has_room:
-                self._taken[name] += 1
+                self._booked[name] += 1
             else:
                 self._behind.add(name)
         return Put(receipt, room, self._store.owner, self._handlers.of_conflicts)
@@ -124,7 +127,16 @@ class Dispatcher:
         """Give the slots of a `Put` back."""
         for name, booked in (put.handlers or {}).items():
             if booked:
-                self._taken[name] -= 1
+                self._booked[name] -= 1
+
+    def _room(self, name: str) -> int:
+        """How many more deliveries a handler may be given."""
+        if self._stopping or self._settling[name] >= _UNSETTLED:
+            return 0
+        return self._slots - self._taken[name] - self._booked[name] - len(self._ready[name])
+
+    def _has_much_room(self, name: str) -> bool:
+        return self._room(name) >= (self._slots + 1) // 2
 
     def deliver(self, kept: Kept) -> None:
         """Start the handlers of an event that was kept."""
@@ -150,8 +162,8 @@ class Dispatcher:
     def deliver_unkept(self, receipt: Receipt) -> None:
         """Start the handlers of an event that could not be kept: once, and nobody knows later."""
         for name in self._handlers.wanting(receipt.event):
-            claim = receipt.claim(name, fence=0)
-            self._run(self._attempt(self._handlers.by_name[name], claim), name)
+            handler = self._handlers.by_name[name]
+            self._run(self._attempt(handler, receipt.claim(name, fence=0)), name)
 
     async def stop(self, end: float) -> None:
         """Let the running handlers end, and give back what they hold.
@@ -162,7 +174,11 @@ class Dispatcher:
         self._stopping = True
         self._look.set()
         # A handler that stops the server does not wait for itself.
-        running = self._running - {asyncio.current_task()}
+        running = set(self._running) - {asyncio.current_task()}
+        for claim in itertools.chain.from_iterable(self._ready.values()):
+            self._held.pop(claim.key)
+            self._unsettled.append(Outcome(claim, State.PENDING))
+        self._ready.clear()
         loops = {self._polling, self._renewing}
         try:
             # It ends by itself, and gives back what it has just leased.
@@ -188,36 +204,57 @@ class Dispatcher:
         return task in self._running
 
     def _begin(self, claim: Claim) -> None:
-        # What the store kept too late has lost its slot.
-        if self._stopping or self._taken[claim.handler] >= self._slots:
+        # What was polled meets what came meanwhile, and the store may have kept it too late.
+        ready = self._ready[claim.handler]
+        if self._stopping or len(ready) >= self._slots:
             self._unsettled.append(Outcome(claim, State.PENDING))
             return
         self._held[claim.key] = claim
         self._waiting.pop(claim.key, None)
+        if self._taken[claim.handler] < self._slots:
+            self._start(claim)
+        else:
+            ready.append(claim)
+
+    def _start(self, claim: Claim) -> None:
         handler = self._handlers.by_name[claim.handler]
         self._run(self._deliver(handler, claim), handler.name)
 
     def _run(self, work: Coroutine[Any, Any, object], name: str) -> None:
         self._taken[name] += 1
         task: asyncio.Task[Any] = asyncio.create_task(work, name=f"qmc handler {name}")
-        self._running.add(task)
+        self._running[task] = name
+        task.add_done_callback(self._ended)
 
-        def done(task: asyncio.Task[Any]) -> None:
-            if not task.cancelled():
-                task.exception()  # or asyncio complains of what goes through the loop anyway
-            self._running.discard(task)
-            self._taken[name] -= 1
-            # Not one by one: what is fetched together costs one transaction.
-            if name in self._behind and self._taken[name] <= self._slots // 2:
-                self._look.set()
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        if not task.cancelled():
+            task.exception()  # or asyncio complains of what goes through the loop anyway
+        self._free(task)
+        del self._running[task]
 
-        task.add_done_callback(done)
+    def _free(self, task: asyncio.Task[Any]) -> None:
+        """Have a task's slot, if it has one, for what is ready, or for what is in the store."""
+        name = self._running[task]
+        if name is None:
+            return
+        self._running[task] = None
+        self._taken[name] -= 1
+        if self._ready[name] and not self._stopping:
+            self._start(self._ready[name].popleft())
+        # Not one by one: what is fetched together costs one transaction.
+        elif name in self._behind and self._has_much_room(name):
+            self._look.set()
 
     async def _deliver(self, handler: Handler, claim: Claim) -> None:
         # Given back, unless it gets as far as to be settled.
         outcome = Outcome(claim, State.PENDING)
+        task = cast("asyncio.Task[Any]", asyncio.current_task())
+        self._settling[handler.name] += 1
         try:
-            outcome = await self._attempt(handler, claim)
+            try:
+                outcome = await self._attempt(handler, claim)
+            finally:
+                self._free(task)
             await self._settle(outcome)
         except BaseException:
             if not self._stopping:
@@ -226,6 +263,7 @@ class Dispatcher:
             self._unsettled.append(outcome)
             raise
         finally:
+            self._settling[handler.name] -= 1
             self._held.pop(claim.key, None)
 
     async def _attempt(self, handler: Handler, claim: Claim) -> Outcome:
@@ -330,26 +368,18 @@ class Dispatcher:
         self.left_over = left_over
 
     async def _poll(self) -> None:
-        wanted = {
-            name: free
-            for name in self._handlers.by_name
-            if (free := self._slots - self._taken[name]) > 0
-        }
-        self._taken.update(wanted)
+        wanted = {name: room for name in self._handlers.by_name if (room := self._room(name)) > 0}
         self._behind -= set(wanted)
-        try:
-            polled = await self._store.poll(
-                Poll(self._store.owner, wanted, frozenset(self._held), self._looked_until)
-            )
-        finally:
-            self._taken.subtract(wanted)
+        polled = await self._store.poll(
+            Poll(self._store.owner, wanted, frozenset(self._held), self._looked_until)
+        )
         self._looked_until = polled.looked_until
         found = Counter(claim.handler for claim in polled.claims)
         self._behind |= {name for name, limit in wanted.items() if found[name] == limit}
         for claim in polled.claims:
             self._begin(claim)
-        # While it was polled, what came found all slots booked.
-        if any(self._taken[name] <= self._slots // 2 for name in self._behind):
+        # What came while it was polled may have found no room.
+        if any(self._has_much_room(name) for name in self._behind):
             self._look.set()
         # What nobody here wants is left to a process that has a handler for it.
         routes = {
