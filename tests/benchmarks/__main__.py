@@ -10,7 +10,10 @@ from typing import Final
 import click
 import measure_client
 import measure_decode
+import measure_end_to_end
+import measure_import
 import measure_receiver
+import measure_scale
 from bench import Bench
 from machine import LOAD_CORE, describe, pin
 from report import as_json, details, target_table
@@ -21,6 +24,9 @@ SECTIONS: Final = {
     "client": measure_client.measure,
     "receiver": measure_receiver.measure,
     "decode": measure_decode.measure,
+    "import": measure_import.measure,
+    "end-to-end": measure_end_to_end.measure,
+    "scale": measure_scale.measure,
 }
 
 

@@ -31,7 +31,16 @@ if TYPE_CHECKING:
     from bench import Bench
     from kept_events import Query
 
-__all__ = ["BARE", "COMMITTING", "SECTION", "SESSION", "STORING_NOTHING", "measure", "scenario"]
+__all__ = [
+    "BARE",
+    "COMMITTING",
+    "SECTION",
+    "SESSION",
+    "STORING_NOTHING",
+    "Receiving",
+    "measure",
+    "scenario",
+]
 
 SECTION: Final = "receiver"
 BARE: Final = "aiohttp, bare"
@@ -49,7 +58,7 @@ def scenario(connections: int) -> str:
 
 
 @define(eq=False)
-class _Receiving:
+class Receiving:
     """One contestant, that listens."""
 
     name: str
@@ -100,7 +109,7 @@ def measure(bench: Bench) -> None:
             )
 
 
-def _started(bench: Bench, stack: ExitStack) -> list[_Receiving]:
+def _started(bench: Bench, stack: ExitStack) -> list[Receiving]:
     runner = stack.enter_context(asyncio.Runner(loop_factory=fastest_loop()))
     files = {name: bench.folder / f"{name}.db" for name in ("qmc", "asgi", "commit", "session")}
     asgi = f"{OURS} in FastAPI"
@@ -121,9 +130,7 @@ def _started(bench: Bench, stack: ExitStack) -> list[_Receiving]:
     }
     for server in servers.values():
         stack.enter_context(server)
-    contestants = {
-        name: _Receiving(name, server, bench, runner) for name, server in servers.items()
-    }
+    contestants = {name: Receiving(name, server, bench, runner) for name, server in servers.items()}
     contestants[OURS].ask = in_sqlite(files["qmc"])
     contestants[asgi].ask = in_sqlite(files["asgi"])
     if url:

@@ -11,10 +11,13 @@ from server_child import HOST
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["bodies", "requests"]
+__all__ = ["FACTOR", "bodies", "requests"]
 
+# Odd, so that no two numbers below 2**128 have the same product in that many bits. Neighbours lie
+# apart in an index, as the platform's ids do for all that anybody knows.
+FACTOR: Final = 0x9E3779B97F4A7C15F39CC0605CEDC835
 _COMMON: Final = {
-    "callidentifier": "%(id)032d",
+    "callidentifier": "%(scattered)032x",
     "status": "Disconnected",
     "endTime": "2023-08-29 10:06:21",
 }
@@ -46,7 +49,7 @@ def _bodies(first: int) -> Iterator[bytes]:
     templates = [json.dumps(shape, separators=(",", ":")).encode() for shape in _SHAPES]
     turns = itertools.cycle(templates)
     for number in itertools.count(first):
-        yield next(turns) % {b"id": number}
+        yield next(turns) % {b"id": number, b"scattered": number * FACTOR % 2**128}
 
 
 def requests(port: int, path: str, first: int = 0) -> Iterator[bytes]:

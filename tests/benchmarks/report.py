@@ -25,6 +25,7 @@ _UNITS = {
     "memory": ("memory, MiB", 1 / 2**20),
     "size": ("size, MiB", 1 / 2**20),
     "seconds": ("seconds", 1),
+    "work": ("CPU, s", 1),
 }
 """How a figure is headed, and what it is multiplied by. Others are parts of a core, in percent."""
 

@@ -24,7 +24,8 @@ class Sample:
         contestant: who.
         round: from 0 on. Ratios are made within a round.
         figures: by name: ``throughput`` (operations a second), ``cpu`` (seconds of CPU time for one
-            operation, of the process that is compared), ``p50`` and ``p99`` (seconds), …
+            operation, of the process that is compared), ``p50`` and ``p99`` (seconds), …;
+            `report` tells how each is shown.
     """
 
     section: str

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Final, Self
 from machine import SERVER_CORE, cpu_time, on_all_cores, pin
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from types import TracebackType
 
 __all__ = ["HOST", "ServerChild"]
@@ -21,6 +20,7 @@ __all__ = ["HOST", "ServerChild"]
 HOST: Final = "127.0.0.1"
 _HERE: Final = Path(__file__).parent
 _PATIENCE: Final = 120.0
+_NO_BYTECODE: Final = "PYTHONDONTWRITEBYTECODE"  # every start would take a second more
 
 
 class ServerChild:
@@ -37,7 +37,6 @@ class ServerChild:
         program: str,
         *arguments: str,
         folder: Path,
-        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.port = _free_port()
         self.started = time.perf_counter()
@@ -49,7 +48,7 @@ class ServerChild:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=folder,
-                env={**os.environ, **(environment or {})},
+                env={name: value for name, value in os.environ.items() if name != _NO_BYTECODE},
             )
 
     def __enter__(self) -> Self:

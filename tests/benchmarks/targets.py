@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import measure_client as client
 import measure_decode as decode
+import measure_import as importing
 import measure_receiver as receiver
+import measure_scale as scale
 from attrs import frozen
 from bench import OURS
 
@@ -136,5 +138,36 @@ TARGETS: Final = (
         "cpu",
         "at most",
         2,
+    ),
+    Target(
+        "seconds until it is ready, 200,000 events waiting",
+        scale.SECTION,
+        scale.START,
+        "",
+        "seconds",
+        "at most",
+        2,
+        "seconds",
+        scale.waiting(200_000),
+    ),
+    Target(
+        "memory with 200,000 events waiting",
+        scale.SECTION,
+        scale.START,
+        scale.waiting(0),
+        "memory",
+        "at most",
+        1.3,
+        ours=scale.waiting(200_000),
+    ),
+    Target(
+        "importing the client",
+        importing.SECTION,
+        importing.IMPORT,
+        importing.DEPENDENCIES,
+        "work",
+        "at most",
+        1.15,
+        ours=importing.CLIENT,
     ),
 )
