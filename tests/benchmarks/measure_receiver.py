@@ -85,20 +85,25 @@ class Receiving:
                 f"receiver, {scenario(connections)}: the sender was the limit of {self.name}: its"
                 " CPU time says more than its throughput"
             )
-        return {
+        figures = {
             "throughput": answered / taken,
             "cpu": cpu / answered,
             "p50": quantile(load.answers, 0.5),
             "p99": quantile(load.answers, 0.99),
             "sender": load.generator,
         }
+        if self.ask is not None:
+            figures["behind"] = taken - load.seconds
+        return figures
 
 
 def measure(bench: Bench) -> None:
     """All contestants, with few and with many connections."""
-    for module in ("uvloop", "httptools"):
-        if not is_installed(module):
-            bench.note(f"{module} is not installed: uvicorn, and so FastAPI, runs without it")
+    there = [module for module in ("uvloop", "httptools") if is_installed(module)]
+    bench.note(
+        f"receiver: FastAPI runs on uvicorn with {' and '.join(there) or 'h11 on asyncio'}; our"
+        " own server and those on aiohttp run on asyncio's own event loop"
+    )
     with ExitStack() as stack:
         contestants = _started(bench, stack)
         for connections in (1, 64) if bench.is_quick else (1, 64, 256):

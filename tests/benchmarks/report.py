@@ -24,6 +24,7 @@ _UNITS = {
     "p90": ("p90, ms", 1e3),
     "memory": ("memory, MiB", 1 / 2**20),
     "size": ("size, MiB", 1 / 2**20),
+    "behind": ("handlers done after, ms", 1e3),
     "seconds": ("seconds", 1),
     "work": ("CPU, s", 1),
 }
