@@ -11,6 +11,7 @@ from urllib.request import urlopen
 
 from event_loops import fastest_loop
 from filled_store import fill, parts
+from kept_events import in_sqlite
 from measure_receiver import Receiving
 from server_child import HOST, ServerChild
 
@@ -85,6 +86,8 @@ def _growth(bench: Bench) -> None:
                 ),
                 bench,
                 runner,
+                in_sqlite(file),
+                count,
             )
             for count, file in files.items()
         }
