@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import and_, bindparam, false, func, insert, or_, select, update
 
 from qmc_async.models import Overdue
+from qmc_async.store.prepared import Prepared
 from qmc_async.store.records import (
     LEASE,
     LONGEST_DELAY,
@@ -102,7 +103,7 @@ _LEASE = (
     .values(fence=deliveries.c.fence + 1, owner=bindparam("an_owner"), due_at=bindparam("until"))
 )
 _RENEW = update(deliveries).where(_OURS).values(due_at=bindparam("until"))
-_SETTLE = (
+_SETTLE = Prepared(
     update(deliveries)
     .where(_OURS)
     .values(
@@ -189,18 +190,20 @@ def _events_by_id(connection: Connection, ids: Sequence[str]) -> dict[str, Row[A
 def _bury(connection: Connection, handler: str, row: Row[Any], why: str) -> None:
     """Give up a delivery that cannot be read: it must not stand before those that can."""
     logger.error("the event %s cannot be read (%s): it is a dead letter", row.event_id, why)
-    connection.execute(
-        _SETTLE,
-        {
-            "an_event": row.event_id,
-            "a_handler": handler,
-            "a_fence": row.fence,
-            "a_state": State.DEAD,
-            "now_attempts": row.attempts,
-            "until": None,
-            "now": time_in(connection),
-            "an_error": f"this version cannot read it: {why}",
-        },
+    _SETTLE.execute(
+        connection,
+        [
+            {
+                "an_event": row.event_id,
+                "a_handler": handler,
+                "a_fence": row.fence,
+                "a_state": State.DEAD,
+                "now_attempts": row.attempts,
+                "until": None,
+                "now": time_in(connection),
+                "an_error": f"this version cannot read it: {why}",
+            }
+        ],
     )
 
 
@@ -326,7 +329,7 @@ def settle(connection: Connection, outcomes: Sequence[Outcome]) -> list[bool]:
         }
         for outcome in outcomes
     ]
-    if connection.execute(_SETTLE, rows).rowcount == len(rows):
+    if _SETTLE.execute(connection, rows) == len(rows):
         return [True] * len(rows)
     # Rare: one of them is not ours any more. Once more, each by itself, to see which.
     return [

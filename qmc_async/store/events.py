@@ -14,6 +14,7 @@ from qmc_async.codec import read_notification
 from qmc_async.models import Disconnected, Overdue
 from qmc_async.store.deliveries import new_delivery
 from qmc_async.store.ledger import going_on
+from qmc_async.store.prepared import Prepared
 from qmc_async.store.records import (
     Kept,
     Kind,
@@ -71,8 +72,8 @@ _BY_OUT_CALL_ID = (
 _KNOWN = select(events.c.event_id, events.c.body, events.c.receipt_id).where(
     events.c.event_id.in_(bindparam("ids", expanding=True))
 )
-_INSERT = insert(events)
-_INSERT_DELIVERY = insert(deliveries)
+_INSERT = Prepared(insert(events), [column.name for column in events.c if column.name != "seq"])
+_INSERT_DELIVERY = Prepared(insert(deliveries), deliveries.c.keys())
 
 
 def put(connection: Connection, puts: Sequence[Put]) -> list[Kept]:
@@ -149,12 +150,12 @@ class _Batch:
             if self._connection.dialect.name != "sqlite":
                 # Two that insert the same rows, each in its own order, would wait for each other.
                 self._rows.sort(key=lambda row: str(row["event_id"]))
-            self._connection.execute(_INSERT, self._rows)
+            _INSERT.execute(self._connection, self._rows)
             reports = [row for row in self._rows if row["kind"] == Kind.DISCONNECTED]
             names = {row["event_id"] for row in reports} | {row["out_call_id"] for row in reports}
             ring(self._connection, names - {None})
         if self._delivery_rows:
-            self._connection.execute(_INSERT_DELIVERY, self._delivery_rows)
+            _INSERT_DELIVERY.execute(self._connection, self._delivery_rows)
 
 
 def _is_same(known: bytes, body: bytes) -> bool:
