@@ -108,6 +108,24 @@ async def test_who_comes_while_the_thread_is_busy_shares_the_next_go() -> None:
     await bench.group.close()
 
 
+async def test_who_can_wait_is_taken_along() -> None:
+    """A job that can wait goes with the next that cannot, or by itself; closing does it at once."""
+    bench = Bench()
+    await bench.group.open()
+    bench.go_on.clear()
+    futures = [bench.submit(0)]
+    await until(bench.busy.is_set)
+    futures += [bench.group.submit(_echo, number, can_wait=True) for number in (1, 2)]
+    futures.append(bench.submit(3))
+    bench.go_on.set()
+    assert await asyncio.gather(*futures) == [0, 1, 2, 3]
+    assert await bench.group.submit(_echo, 4, can_wait=True) == 4
+    last = bench.group.submit(_echo, 5, can_wait=True)
+    await bench.group.close()
+    assert last.done()
+    assert bench.done == [[0], [1, 2, 3], [4], [5]]
+
+
 async def test_close_does_what_waits() -> None:
     """Closing ends the thread after everything that was asked for before; later is too late."""
     bench = Bench()

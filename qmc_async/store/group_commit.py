@@ -1,7 +1,8 @@
 """One thread that does what many coroutines ask for, all that waits in one go.
 
 Whoever comes while the thread is busy shares the next go with all others who do: many
-notifications, one fsync. Whoever comes while it is idle does not wait for company.
+notifications, one fsync. Whoever comes while it is idle does not wait for company, unless nobody
+waits for him: then a few milliseconds are worth a transaction.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ B = TypeVar("B")
 Operation: TypeAlias = Callable[[R, Sequence[A]], Sequence[B]]
 """Does the same for several arguments, and returns as many results."""
 
+_COMPANY: Final = 0.005  # seconds that a job which can wait is kept back for
 _AT_ONCE: Final = 500  # jobs of one go: the first of them waits for the last
 
 
@@ -81,6 +83,7 @@ class GroupCommit(Generic[R]):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ended: asyncio.Future[None] | None = None
         self._closing = False
+        self._kept_back: list[Job] = []
 
     async def open(self) -> None:
         """Start the thread.
@@ -110,12 +113,21 @@ class GroupCommit(Generic[R]):
         """Take nothing more; the thread ends once what waits is done."""
         if not self._closing:
             self._closing = True
+            self._hand_on()
             self._jobs.put(None)
 
-    def submit(self, operation: Operation[R, A, B], argument: A) -> asyncio.Future[B]:
+    def submit(
+        self, operation: Operation[R, A, B], argument: A, *, can_wait: bool = False
+    ) -> asyncio.Future[B]:
         """Ask for something; the future has its result once it is committed.
 
         It goes on where the future is cancelled. The future's error is what `commit` has set.
+
+        Args:
+            operation: what to do.
+            argument: to what.
+            can_wait: for a few milliseconds, in which somebody who cannot may come: nobody is kept
+                waiting.
 
         Raises:
             StoreError: the store is closed, or belongs to another event loop.
@@ -125,8 +137,17 @@ class GroupCommit(Generic[R]):
         if asyncio.get_running_loop() is not self._loop:
             raise StoreError("the store was opened on another event loop")
         future: asyncio.Future[B] = self._loop.create_future()
-        self._jobs.put(Job(operation, argument, future))
+        self._kept_back.append(Job(operation, argument, future))
+        if not can_wait:
+            self._hand_on()
+        elif len(self._kept_back) == 1:
+            self._loop.call_later(_COMPANY, self._hand_on)
         return future
+
+    def _hand_on(self) -> None:
+        for job in self._kept_back:
+            self._jobs.put(job)
+        self._kept_back.clear()
 
     def _run(self, started: asyncio.Future[None]) -> None:
         try:

@@ -364,7 +364,7 @@ class Store:
 
     async def settle(self, outcome: Outcome) -> bool:
         """Write down how a claim ended; False where the lease was lost to another."""
-        return await self._submit(deliveries.settle, outcome)
+        return await self._submit(deliveries.settle, outcome, can_wait=True)
 
     async def renew(self, claims: Sequence[Claim]) -> None:
         """Hold claims for longer."""
@@ -523,7 +523,9 @@ class Store:
         """How many deliveries are not settled."""
         return await self._submit(deliveries.count_pending, None)
 
-    def _submit(self, operation: Operation[Connection, A, B], argument: A) -> asyncio.Future[B]:
+    def _submit(
+        self, operation: Operation[Connection, A, B], argument: A, *, can_wait: bool = False
+    ) -> asyncio.Future[B]:
         if self._rows is None:
             raise StoreError("the store is not open")
-        return self._rows.submit(operation, argument)
+        return self._rows.submit(operation, argument, can_wait=can_wait)
