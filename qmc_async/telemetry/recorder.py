@@ -6,10 +6,11 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from opentelemetry.context import Context, attach
-from opentelemetry.trace import SpanKind, get_current_span, get_tracer
+from opentelemetry.metrics import get_meter_provider
+from opentelemetry.trace import SpanKind, get_current_span, get_tracer, get_tracer_provider
 
 from qmc_async.telemetry.metrics import SCOPE, Backlog, instruments
-from qmc_async.telemetry.silent import Telemetry
+from qmc_async.telemetry.silent import SILENT, Telemetry
 from qmc_async.telemetry.spans import (
     HandlingSpan,
     OperationSpan,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Recorder"]
 
+_API: Final = ("opentelemetry.trace", "opentelemetry.metrics")  # the SDK's are elsewhere
 _FINISHED_WITHIN: Final = 1.0  # seconds that look-ups have when a server stops
 
 
@@ -42,6 +44,20 @@ class Recorder(Telemetry):
         self._find_trace = find_trace
         self._looking: dict[tuple[str | None, str | None], asyncio.Future[str | None]] = {}
         self._backlog = Backlog()
+        self._is_heard = False
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether anybody has set a provider; until then there is nobody to tell.
+
+        It may be set at any time, and once only.
+        """
+        if not self._is_heard:
+            providers = (get_tracer_provider(), get_meter_provider())
+            self._is_heard = any(
+                not type(provider).__module__.startswith(_API) for provider in providers
+            )
+        return self._is_heard
 
     def look_up(
         self, call_id: str | None, out_call_id: str | None
@@ -60,10 +76,14 @@ class Recorder(Telemetry):
 
     def placing(self, base_url: str, out_call_id: str) -> Placing:
         """See `Telemetry`."""
+        if not self.is_heard:
+            return SILENT.placing(base_url, out_call_id)
         return PlacingSpan(self, "qmc.call", base_url, out_call_id=out_call_id)
 
     def operation(self, name: str, base_url: str | None, call_id: str) -> Span:
         """See `Telemetry`."""
+        if not self.is_heard:
+            return SILENT.operation(name, base_url, call_id)
         return OperationSpan(self, f"qmc.{name}", base_url, call_id=call_id)
 
     def receiving(self) -> Receiving:
@@ -73,6 +93,8 @@ class Recorder(Telemetry):
         waits, and no message of a broker. Where a framework's own span is the server's, it is part
         of that.
         """
+        if not self.is_heard:
+            return SILENT.receiving()
         inside = get_current_span().is_recording()
         return ReceivingSpan(
             self, "qmc.notification", SpanKind.INTERNAL if inside else SpanKind.SERVER
@@ -84,6 +106,8 @@ class Recorder(Telemetry):
         The kind is that of a message's consumer: what is kept is delivered at least once, to
         whichever server comes first, and nobody waits for it.
         """
+        if not self.is_heard:
+            return SILENT.handling(handler, event, attempt)
         return HandlingSpan(self, handler, event, attempt)
 
     @harmless
