@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
+from functools import lru_cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TYPE_CHECKING, Final
 
@@ -127,7 +128,7 @@ class Transport:
         sent, offset = time.time(), self._signer.clock.offset
         request = self._http.build_request(
             "POST",
-            url,
+            _parsed(url),
             content=body,
             headers={**_HEADERS, "Authorization": self._signer.sign(sent)},
             timeout=httpx.Timeout(timeout, connect=min(timeout, _CONNECT_TIMEOUT)),
@@ -263,6 +264,11 @@ async def _read(response: httpx.Response) -> bytes | None:
             return None
         pieces.append(piece)
     return b"".join(pieces)
+
+
+@lru_cache(maxsize=16)  # there are three, and to parse one takes as long as to sign a request
+def _parsed(url: str) -> httpx.URL:
+    return httpx.URL(url)
 
 
 class _Leaving:
