@@ -30,8 +30,8 @@ def test_a_fork_makes_its_own() -> None:
         "for _ in range(2):\n"
         "    child = os.fork()\n"
         "    if child:\n"
-        "        print(new_receipt_id(), flush=True)\n"
         "        os.waitpid(child, 0)\n"
+        "        print(new_receipt_id(), flush=True)\n"
         "        os._exit(0)\n"
         "print(new_receipt_id(), flush=True)\n"
     )
