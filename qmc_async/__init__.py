@@ -96,7 +96,7 @@ _LATER: Final = {
 }
 
 
-if not TYPE_CHECKING:  # or a type checker would take every name for a good one
+if not TYPE_CHECKING:  # pragma: no branch - or a type checker would take every name for a good one
 
     def __getattr__(name: str) -> object:
         if name not in _LATER:

@@ -175,7 +175,9 @@ class Dispatcher:
         self._look.set()
         # A handler that stops the server does not wait for itself.
         running = set(self._running) - {asyncio.current_task()}
-        for claim in itertools.chain.from_iterable(self._ready.values()):
+        for claim in itertools.chain.from_iterable(
+            self._ready.values()
+        ):  # pragma: no cover - a race
             self._held.pop(claim.key)
             self._unsettled.append(Outcome(claim, State.PENDING))
         self._ready.clear()

@@ -27,7 +27,7 @@ class _Ids:
 
 
 _ids = _Ids()
-if hasattr(os, "register_at_fork"):  # Windows does not fork
+if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows does not fork
     os.register_at_fork(after_in_child=_ids.renew)
 
 
