@@ -175,9 +175,7 @@ class Dispatcher:
         self._look.set()
         # A handler that stops the server does not wait for itself.
         running = set(self._running) - {asyncio.current_task()}
-        for claim in itertools.chain.from_iterable(
-            self._ready.values()
-        ):  # pragma: no cover - a race
+        for claim in itertools.chain.from_iterable(self._ready.values()):  # pragma: no cover
             self._held.pop(claim.key)
             self._unsettled.append(Outcome(claim, State.PENDING))
         self._ready.clear()
