@@ -12,11 +12,13 @@ import pytest
 from callback_peer import Store, body_of, held_in, hurry, post_to, select_in, until, url_in
 
 from qmc_async import CallbackServer, ConfigError, Disconnected
+from qmc_async.store.records import Kept, Kind, Poll
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from qmc_async.store.records import Poll, Polled
+    from qmc_async.callback.dispatcher import Dispatcher
+    from qmc_async.store.records import Polled
 
 MANY = 60
 
@@ -73,6 +75,48 @@ async def test_never_more_than_max_concurrency(limit: int, tmp_path: Path) -> No
         await until(lambda: len(work.done) == MANY)
     assert work.most == limit
     assert set(work.done.values()) == {1}
+
+
+@pytest.mark.parametrize("is_stopped", [False, True])
+async def test_what_is_at_hand(tmp_path: Path, *, is_stopped: bool) -> None:
+    """What was fetched while all slots were taken runs next; a stop gives it back at once."""
+    work = Workload()
+    work.go_on.clear()
+    server = CallbackServer(
+        port=0, store=url_in(tmp_path), max_concurrency=1, shutdown_timeout=0 if is_stopped else 30
+    )
+    server.on_disconnected(name="work")(work.run)
+    async with server:
+        await post_to(server, body_of("1"))
+        await until(lambda: work.now == 1)
+        await post_to(server, body_of("2"))
+        store = server.store
+        polled = await store.poll(Poll(store.owner, {"work": 1}, frozenset(), 0))
+        dispatcher: Dispatcher = vars(server)["_dispatcher"]
+        dispatcher.deliver(Kept(Kind.DISCONNECTED, polled.claims))
+        assert (work.now, len(held_in(server))) == (1, 2)
+        if not is_stopped:
+            work.go_on.set()
+            await until(lambda: set(work.done) == {"1", "2"})
+    assert work.most == 1
+    owned = "SELECT event_id FROM qmc_deliveries WHERE owner IS NOT NULL"
+    assert select_in(tmp_path, owned) == []
+    due = "SELECT event_id FROM qmc_deliveries WHERE state = 'pending' ORDER BY event_id"
+    assert select_in(tmp_path, due) == ([("1",), ("2",)] if is_stopped else [])
+
+
+async def test_a_run_is_no_outcome_that_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How many may run is not limited by how many outcomes may wait to be written down."""
+    monkeypatch.setattr("qmc_async.callback.dispatcher._UNSETTLED", 2)
+    work = Workload()
+    work.go_on.clear()
+    server = CallbackServer(port=0, max_concurrency=5)
+    server.on_disconnected(name="work")(work.run)
+    async with server:
+        for number in range(5):
+            await post_to(server, body_of(str(number)))
+            await until(lambda: work.now == number + 1)  # noqa: B023 - it is awaited at once
+        work.go_on.set()
 
 
 async def test_more_may_run_by_default() -> None:

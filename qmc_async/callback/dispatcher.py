@@ -175,7 +175,7 @@ class Dispatcher:
         self._look.set()
         # A handler that stops the server does not wait for itself.
         running = set(self._running) - {asyncio.current_task()}
-        for claim in itertools.chain.from_iterable(self._ready.values()):  # pragma: no cover
+        for claim in itertools.chain.from_iterable(self._ready.values()):
             self._held.pop(claim.key)
             self._unsettled.append(Outcome(claim, State.PENDING))
         self._ready.clear()
@@ -249,13 +249,14 @@ class Dispatcher:
         # Given back, unless it gets as far as to be settled.
         outcome = Outcome(claim, State.PENDING)
         task = cast("asyncio.Task[Any]", asyncio.current_task())
-        self._settling[handler.name] += 1
         try:
+            outcome = await self._attempt(handler, claim)
+            self._free(task)  # where it raises, the task's end does
+            self._settling[handler.name] += 1
             try:
-                outcome = await self._attempt(handler, claim)
+                await self._settle(outcome)
             finally:
-                self._free(task)
-            await self._settle(outcome)
+                self._settling[handler.name] -= 1
         except BaseException:
             if not self._stopping:
                 # Whoever cancels it may go on doing so.
@@ -263,7 +264,6 @@ class Dispatcher:
             self._unsettled.append(outcome)
             raise
         finally:
-            self._settling[handler.name] -= 1
             self._held.pop(claim.key, None)
 
     async def _attempt(self, handler: Handler, claim: Claim) -> Outcome:

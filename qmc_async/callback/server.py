@@ -84,8 +84,8 @@ class CallbackServer(Registration):
             is beyond is refused, and does not come again. By default all.
         max_connections: how many connections may be open, on a port of our own, on which nothing
             is asked. For a new one, another one is closed.
-        max_concurrency: how many runs of one handler may go on at once. What is beyond waits in
-            the store, and takes no memory.
+        max_concurrency: how many runs of one handler may go on at once. As many again may be at
+            hand in memory; what is beyond waits in the store, and takes none.
         shutdown_timeout: seconds that running handlers are given when the server stops.
 
     Raises:
