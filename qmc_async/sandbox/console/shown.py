@@ -149,35 +149,26 @@ def matches(call: SimulatedCall, words: str) -> bool:
 def entry_members(entry: Entry) -> dict[str, Any]:
     """One entry of a history as a JSON object; `what` tells them apart."""
     at = {"at": entry.at.isoformat()}
+    about: dict[str, Any]
     match entry:
         case Move():
             return {"what": "move", **at, "action": entry.action, "actor": entry.actor}
         case Withheld():
             return {"what": "withheld", **at}
         case Exchange():
-            request, reply = messages_of(entry)
-            return {
-                "what": "request",
-                **at,
-                "endpoint": entry.received.endpoint,
-                "request": request.members(),
-                "reply": reply and reply.members(),
-                "http_status": entry.http_status,
-                "error": entry.error,
-                "elapsed": entry.elapsed,
-            }
+            about = {"what": "request", "endpoint": entry.received.endpoint}
         case _:
-            request, reply = messages_of(entry)
-            return {
-                "what": "notification",
-                **at,
-                "request": request.members(),
-                "reply": reply and reply.members(),
-                "http_status": entry.http_status,
-                "error": entry.error,
-                "elapsed": entry.elapsed,
-                "by_hand": entry.by_hand,
-            }
+            about = {"what": "notification", "by_hand": entry.by_hand}
+    request, reply = messages_of(entry)
+    return {
+        **about,
+        **at,
+        "request": request.members(),
+        "reply": reply and reply.members(),
+        "http_status": entry.http_status,
+        "error": entry.error,
+        "elapsed": entry.elapsed,
+    }
 
 
 def messages_of(entry: Exchange | Attempt) -> tuple[Message, Message | None]:
