@@ -14,6 +14,7 @@ from qmc_async import (
     Disconnected,
     Retry,
     Signer,
+    StoreError,
     UnknownNotification,
 )
 from qmc_async.store import Store as BaseStore
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
     from qmc_async.callback.dispatcher import Dispatcher
     from qmc_async.callback.receiver import Receiver
     from qmc_async.models import Event
-    from qmc_async.store.records import Kept, Put
+    from qmc_async.store.ladder import Then
+    from qmc_async.store.records import Kept, Outcome, Put
 
 SIGNER = Signer(Credentials(1696054309969104898, "secret"))
 TOKEN = SIGNER.callback_token
@@ -193,17 +195,50 @@ class Store(BaseStore):
         self.go_on = asyncio.Event()
         self.go_on.set()
         self.failure: Exception | None = None
+        self._keeping: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
         return len(self.put_bodies)
 
-    async def keep(self, put: Put, on_late: Callable[[Kept], None]) -> Kept | None:
+    def begin_to_keep(self, put: Put, then: Then, on_late: Callable[[Kept], None]) -> None:
         """Keep it, when told to."""
+        task = asyncio.create_task(self._keep_when_told(put, then, on_late))
+        self._keeping.add(task)
+        task.add_done_callback(self._keeping.discard)
+
+    async def _keep_when_told(self, put: Put, then: Then, on_late: Callable[[Kept], None]) -> None:
         await self.go_on.wait()
         if self.failure:
-            raise self.failure
+            then(self.failure)
+            return
         self.put_bodies.append(put.receipt.body)
-        return await super().keep(put, on_late)
+        try:
+            super().begin_to_keep(put, then, on_late)
+        except StoreError as error:
+            then(error)
+
+
+_SETTLING: set[asyncio.Task[None]] = set()
+
+
+class SettlingStore(BaseStore):
+    """A store whose `settle`, as a subclass has it, is what a server is told of."""
+
+    def begin_to_settle(
+        self, outcome: Outcome, then: Callable[[bool | BaseException], None]
+    ) -> None:
+        """Settle it."""
+        task = asyncio.create_task(self._settle_then(outcome, then))
+        _SETTLING.add(task)
+        task.add_done_callback(_SETTLING.discard)
+
+    async def _settle_then(
+        self, outcome: Outcome, then: Callable[[bool | BaseException], None]
+    ) -> None:
+        try:
+            then(await self.settle(outcome))
+        except StoreError as error:
+            then(error)
 
 
 # --- a store in a file, and what is in it ------------------------------------------------------
@@ -265,7 +300,6 @@ class Seen:
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look through the store every few milliseconds, not every second."""
     monkeypatch.setattr("qmc_async.callback.dispatcher._POLLED_EVERY", 0.01)
-    monkeypatch.setattr("qmc_async.callback.dispatcher._TRIED_EVERY", 0.01)
     monkeypatch.setattr("qmc_async.callback.waiting._TICK", 0.01)
 
 

@@ -89,6 +89,12 @@ def engine_of(store: Store) -> Engine:
     return engine
 
 
+def driver_of(store: Store) -> sqlite3.Connection:
+    """SQLite's own connection behind an open store, which passes all of its statements."""
+    driver: sqlite3.Connection = database_of(store)._connection.connection.driver_connection
+    return driver
+
+
 def database_of(store: Store) -> Any:  # noqa: ANN401 - faults are put into it
     """The database behind a store."""
     return vars(store)["_database"]
@@ -131,7 +137,7 @@ async def let_go(store: Store) -> None:
 def waiting(store: Store) -> int:
     """How many jobs wait for the store's thread."""
     rows: Any = vars(store)["_rows"]
-    size: int = rows._jobs.qsize()
+    size: int = len(rows._kept_back) + rows._jobs.qsize()
     return size
 
 

@@ -350,8 +350,9 @@ def test_receive_and_refuse() -> None:
     signer = Signer(Credentials(APP_ID, SECRET))
     kept: list[bytes] = []
 
-    async def accept(receipt: Receipt) -> None:
+    def accept(receipt: Receipt, then: Callable[[BaseException | None], None]) -> None:
         kept.append(receipt.body)
+        then(None)
 
     guard = Guard(PATH, signer)
     receiver = Receiver(guard, accept)
@@ -379,7 +380,7 @@ def test_receive_and_refuse() -> None:
             and probe is None
         )
         if refusal is None:
-            reply = runner.run(receiver.receive(body, problem))
+            reply = runner.run(receiver.take(body, problem))
             assert reply.status == (200 if len(body) <= LONGEST else 413)
         else:
             reply = refusal

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from callback_peer import body_of, select_in, until
-from sqlalchemy import event
 from store_support import (
-    engine_of,
+    driver_of,
     held_up,
     in_thread,
     keep,
@@ -115,15 +114,28 @@ async def test_who_can_wait_is_taken_along() -> None:
     bench.go_on.clear()
     futures = [bench.submit(0)]
     await until(bench.busy.is_set)
-    futures += [bench.group.submit(_echo, number, can_wait=True) for number in (1, 2)]
+    told: list[object] = []
+    for number in (1, 2):
+        bench.group.begin(_echo, number, told.append, can_wait=True)
     futures.append(bench.submit(3))
     bench.go_on.set()
-    assert await asyncio.gather(*futures) == [0, 1, 2, 3]
-    assert await bench.group.submit(_echo, 4, can_wait=True) == 4
-    last = bench.group.submit(_echo, 5, can_wait=True)
+    assert await asyncio.gather(*futures) == [0, 3]
+    bench.group.begin(_echo, 4, told.append, can_wait=True)
+    await until(lambda: len(told) == 3)
+    bench.group.begin(_echo, 5, told.append, can_wait=True)
     await bench.group.close()
-    assert last.done()
+    assert told == [1, 2, 4, 5]
     assert bench.done == [[0], [1, 2, 3], [4], [5]]
+
+
+async def test_who_is_told_and_fails(caplog: pytest.LogCaptureFixture) -> None:
+    """It is logged, and those who come after are told all the same."""
+    bench = Bench()
+    await bench.group.open()
+    bench.group.begin(_echo, 1, lambda _: 1 / 0)
+    assert await bench.submit(2) == 2
+    assert "ZeroDivisionError" in caplog.text
+    await bench.group.close()
 
 
 async def test_close_does_what_waits() -> None:
@@ -266,14 +278,14 @@ def test_a_loop_that_is_gone() -> None:
 async def test_concurrent_notifications_share_a_transaction(tmp_path: Path) -> None:
     """While one commit is under way all others gather: one transaction for a hundred of them."""
     async with store_in(tmp_path) as store:
-        commits: list[object] = []
+        statements: list[str] = []
         async with held_up(store):
-            event.listen(engine_of(store), "commit", commits.append)
+            driver_of(store).set_trace_callback(statements.append)
             keeping = [asyncio.ensure_future(keep(store, body_of(str(n)))) for n in range(100)]
             await until(lambda: waiting(store) >= 100)
             assert not any(one.done() for one in keeping)
         await asyncio.gather(*keeping)
-        assert len(commits) == 2  # one for what was under way, one for the hundred
+        assert statements.count("COMMIT") == 2  # one for what was under way, one for the hundred
     assert select_in(tmp_path, "SELECT count(*) FROM qmc_events") == [(100,)]
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from sqlite3 import IntegrityError
+
 import pytest
 from sqlalchemy import (
     Connection,
+    Update,
     bindparam,
     create_engine,
     create_mock_engine,
@@ -13,7 +16,7 @@ from sqlalchemy import (
     update,
 )
 
-from qmc_async.store.prepared import Prepared
+from qmc_async.store.prepared import PreparedForKeys, PreparedInsert, among_keys, sqlite_driver
 from qmc_async.store.schema import deliveries, events, metadata
 
 ROWS = [
@@ -29,11 +32,16 @@ ROWS = [
     }
     for n in range(5)
 ]
-CHANGE = (
-    update(events)
-    .where(events.c.event_id == bindparam("an_id"))
-    .values(problem=bindparam("why"), out_call_id=None, routed=True)
-)
+COLUMNS = list(ROWS[0])
+
+
+def change(size: int) -> Update:
+    """An UPDATE with parameters, constants, and types that are converted."""
+    return (
+        update(events)
+        .where(among_keys(events.c.event_id, size))
+        .values(problem=bindparam("why"), out_call_id=None, routed=True)
+    )
 
 
 def connect() -> Connection:
@@ -43,27 +51,60 @@ def connect() -> Connection:
     return connection
 
 
-def test_rows_are_the_same() -> None:
-    """One row or many, inserted or changed, with constants and types that are converted."""
+@pytest.mark.parametrize("count", [1, 2, 3, 64, 129, 200])
+def test_rows_are_the_same(count: int) -> None:
+    """One row or many."""
+    rows = [ROWS[n % len(ROWS)] | {"event_id": f"event-{n}"} for n in range(count)]
     with connect() as ours, connect() as theirs:
-        prepared = Prepared(insert(events), list(ROWS[0]))
-        assert prepared.execute(ours, ROWS[:1]) == 1
-        assert prepared.execute(ours, ROWS[1:]) == len(ROWS) - 1
-        theirs.execute(insert(events), ROWS)
-        changes = [{"an_id": "event-0", "why": "a"}, {"an_id": "event-1", "why": "b"}]
-        assert Prepared(CHANGE).execute(ours, [*changes, {"an_id": "none", "why": ""}]) == 2
-        theirs.execute(CHANGE, changes)
+        PreparedInsert(events, COLUMNS).execute(ours, rows)
+        theirs.execute(insert(events), rows)
         everything = select(events).order_by(events.c.seq)
         assert ours.execute(everything).all() == theirs.execute(everything).all()
+        assert len(ours.execute(everything).all()) == count
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
+def test_changes_are_the_same(count: int) -> None:
+    """Of as many rows as are meant, and of no other; a key that is not there changes none."""
+    keys = [f"event-{n}" for n in range(count)]
+    with connect() as ours, connect() as theirs:
+        for one in (ours, theirs):
+            one.execute(insert(events), ROWS)
+        prepared = PreparedForKeys(change)
+        assert prepared.execute(ours, [*keys, "none", keys[0]], why="a").rowcount == count
+        names = {f"key_{number}": key for number, key in enumerate(keys)}
+        theirs.execute(change(count), names | {"why": "a"})
+        everything = select(events).order_by(events.c.seq)
+        assert ours.execute(everything).all() == theirs.execute(everything).all()
+
+
+def test_a_row_that_is_refused_undoes_all() -> None:
+    """The transaction is over with it: nothing of it can be committed by mistake."""
+    with connect() as connection:
+        connection.commit()
+        driver = sqlite_driver(connection)
+        assert driver is not None
+        driver.execute("BEGIN")
+        with pytest.raises(IntegrityError):
+            PreparedInsert(events, COLUMNS).execute(connection, [*ROWS, ROWS[0]])
+        assert not driver.in_transaction
+        assert connection.execute(select(events)).all() == []
 
 
 @pytest.mark.parametrize("url", ["sqlite://", "mysql+pymysql://", "postgresql+psycopg://"])
 def test_every_database_has_its_own_words(url: str) -> None:
     """A row is a sequence or a mapping, as the driver takes it; MySQL wants ids as bytes."""
     dialect = create_mock_engine(url, print).dialect
-    written = Prepared(insert(deliveries), deliveries.c.keys()).written_for(dialect)
+    written = PreparedInsert(deliveries, deliveries.c.keys()).written_for(dialect)
     row = written.row(dict.fromkeys(deliveries.c.keys(), "x"))
-    if written.is_positional:
+    if written.names:
         row = dict(zip(written.names, row, strict=True))
     assert set(row) == set(deliveries.c.keys())
     assert row["event_id"] == (b"x" if dialect.name == "mysql" else "x")
+    changed = PreparedForKeys(change).written_for(dialect, 2)
+    assert ("OR ROLLBACK" in written.sql) == (dialect.name == "sqlite")
+    named = {"key_0": "x", "key_1": "y", "why": ""}
+    row = changed.row(named)
+    if changed.names:
+        row = dict(zip(changed.names, row, strict=True))
+    assert row["key_1"] == (b"y" if dialect.name == "mysql" else "y")

@@ -21,6 +21,7 @@ from qmc_async.callback.reply import CONTENT_TYPE, Reply
 from qmc_async.models import Disconnected, UnknownNotification
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import ModuleType
 
     from qmc_async.models import Notification
@@ -79,12 +80,11 @@ class Kept:
         self.failure = failure
         self.receiver = Receiver(Guard(PATH), self.accept)
 
-    async def accept(self, receipt: Receipt) -> None:
+    def accept(self, receipt: Receipt, then: Callable[[BaseException | None], None]) -> None:
         """Keep it."""
-        await asyncio.sleep(0)
-        if self.failure:
-            raise self.failure
-        self.all.append((receipt.event, receipt.body))
+        if self.failure is None:
+            self.all.append((receipt.event, receipt.body))
+        asyncio.get_running_loop().call_soon(then, self.failure)
 
 
 @pytest.mark.parametrize("module", [receiver, guard, sender, body, reply])
@@ -107,17 +107,17 @@ def test_module_has_no_framework(module: ModuleType) -> None:
 async def test_a_length_that_was_not_declared() -> None:
     """A body that turns out too long is refused, and is not handed on; the longest one is."""
     kept = Kept()
-    reply = await kept.receiver.receive(b"x" * 65_537)
+    reply = await kept.receiver.take(b"x" * 65_537)
     assert reply == Reply(413, b'{"code":"413","msg":"content too large","data":""}')
     assert kept.all == []
-    assert await kept.receiver.receive(BODY.ljust(65_536)) == Reply(200, SUCCESS)
+    assert await kept.receiver.take(BODY.ljust(65_536)) == Reply(200, SUCCESS)
     assert len(kept.all) == 1
 
 
 async def test_what_the_document_demands() -> None:
     """The answer to a notification (3.2): `code` and `data` are Strings."""
     kept = Kept()
-    reply = await kept.receiver.receive(BODY)
+    reply = await kept.receiver.take(BODY)
     assert reply == Reply(200, SUCCESS)
     answer = json.loads(reply.body)
     assert list(answer) == ["code", "msg", "data"]
@@ -128,7 +128,7 @@ async def test_what_the_document_demands() -> None:
 async def test_a_notification_is_handed_on_decoded() -> None:
     """Who keeps it gets the event and the bytes as they came."""
     kept = Kept()
-    await kept.receiver.receive(BODY)
+    await kept.receiver.take(BODY)
     [(event, body)] = kept.all
     assert isinstance(event, Disconnected)
     assert (event.call_id, event.out_call_id) == ("128754716574532539", "order-42")
@@ -139,7 +139,7 @@ async def test_the_last_of_duplicate_keys_counts() -> None:
     """A key that stands twice is read as JSON parsers do, and is no reason to lose the call."""
     kept = Kept()
     body = b'{"callidentifier":"0",' + LEAST + b',"outCallId":"a","outCallId":"b"}'
-    assert (await kept.receiver.receive(body)).status == 200
+    assert (await kept.receiver.take(body)).status == 200
     [(event, _)] = kept.all
     assert isinstance(event, Disconnected)
     assert (event.call_id, event.out_call_id) == ("1", "b")
@@ -149,7 +149,7 @@ async def test_the_last_of_duplicate_keys_counts() -> None:
 async def test_what_cannot_be_decoded_is_kept_whole(body: bytes) -> None:
     """It will not come again: it is answered with success, and handed on with all its bytes."""
     kept = Kept()
-    assert await kept.receiver.receive(body) == Reply(200, SUCCESS)
+    assert await kept.receiver.take(body) == Reply(200, SUCCESS)
     [(event, handed_on)] = kept.all
     assert isinstance(event, UnknownNotification)
     assert event.body == handed_on == body
@@ -159,7 +159,7 @@ async def test_what_cannot_be_decoded_is_kept_whole(body: bytes) -> None:
 async def test_no_body_is_lost(body: bytes) -> None:
     """Whatever the bytes are, they are handed on once, as they came, and answered with success."""
     kept = Kept()
-    assert await kept.receiver.receive(body) == Reply(200, SUCCESS)
+    assert await kept.receiver.take(body) == Reply(200, SUCCESS)
     assert [handed_on for _, handed_on in kept.all] == [body]
 
 
@@ -167,7 +167,7 @@ async def test_why_it_cannot_be_decoded(caplog: pytest.LogCaptureFixture) -> Non
     """The problem is in the event and, as a warning, in the log; neither quotes the value."""
     kept = Kept()
     body = b'{"callidentifier":"77","status":"Disconnected","endTime":"13912345678"}'
-    await kept.receiver.receive(body)
+    await kept.receiver.take(body)
     [(event, _)] = kept.all
     assert isinstance(event, UnknownNotification)
     assert (event.status, event.call_id) == ("Disconnected", "77")
@@ -182,7 +182,7 @@ async def test_why_it_cannot_be_decoded(caplog: pytest.LogCaptureFixture) -> Non
 async def test_another_status_is_no_problem(caplog: pytest.LogCaptureFixture) -> None:
     """A status that the document does not have yet is no error: there is no problem to log."""
     kept = Kept()
-    await kept.receiver.receive(b'{"callidentifier":"77","status":"Ringing"}')
+    await kept.receiver.take(b'{"callidentifier":"77","status":"Ringing"}')
     [(event, _)] = kept.all
     assert isinstance(event, UnknownNotification)
     assert (event.status, event.call_id, event.problem) == ("Ringing", "77", None)
@@ -196,7 +196,7 @@ async def test_a_long_call_id_is_cut_in_the_log(
     """A body that is nothing but an id makes no line of 64 KiB, whatever is told of it."""
     wire = {"callidentifier": "7" * 60_000, "status": "Disconnected", "callDuration": "x"}
     body = json.dumps(wire | {"endTime": "2023-08-29 08:52:10"}).encode()
-    await Kept(failure).receiver.receive(body)
+    await Kept(failure).receiver.take(body)
     lines = [record.getMessage() for record in caplog.records]
     assert len(lines) == (1 if failure is None else 2)
     for line in lines:
@@ -206,15 +206,15 @@ async def test_a_long_call_id_is_cut_in_the_log(
 
 async def test_the_answer_waits_until_it_is_kept() -> None:
     """Nothing is answered for before it is kept."""
-    may_go_on = asyncio.Event()
+    asked: list[Callable[[BaseException | None], None]] = []
 
-    async def accept(_: Receipt) -> None:
-        await may_go_on.wait()
+    def accept(_: Receipt, then: Callable[[BaseException | None], None]) -> None:
+        asked.append(then)
 
-    answering = asyncio.ensure_future(Receiver(Guard(PATH), accept).receive(BODY))
+    answering = asyncio.ensure_future(Receiver(Guard(PATH), accept).take(BODY))
     await asyncio.sleep(0.02)
     assert not answering.done()
-    may_go_on.set()
+    asked[0](None)
     assert (await answering).status == 200
 
 
@@ -224,7 +224,7 @@ async def test_what_cannot_be_kept(
     body: bytes, failure: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It is not answered with success, and the loss is logged as critical with the call id."""
-    reply = await Kept(failure).receiver.receive(body)
+    reply = await Kept(failure).receiver.take(body)
     assert reply == Reply(
         500, b'{"code":"500","msg":"the notification could not be kept","data":""}'
     )
@@ -235,10 +235,29 @@ async def test_what_cannot_be_kept(
     assert ("128754716574532539" if body is BODY else "None") in record.getMessage()
 
 
-async def test_cancellation_is_not_an_answer() -> None:
-    """A server that is stopped while it keeps a notification does not answer for it."""
-    with pytest.raises(asyncio.CancelledError):
-        await Kept(asyncio.CancelledError()).receiver.receive(BODY)
+@pytest.mark.parametrize("failure", [None, OSError("disk full")])
+async def test_who_asks_can_be_cancelled(
+    failure: Exception | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is kept all the same; a stop waits for that, and a loss is told."""
+    asked: list[Callable[[BaseException | None], None]] = []
+
+    def accept(_: Receipt, then: Callable[[BaseException | None], None]) -> None:
+        asked.append(then)
+
+    receiver = Receiver(Guard(PATH), accept)
+    answering = asyncio.ensure_future(receiver.take(BODY))
+    await asyncio.sleep(0)
+    answering.cancel()
+    await asyncio.wait([answering])
+    assert answering.cancelled()
+    await receiver.finish(0.01)
+    finishing = asyncio.ensure_future(receiver.finish(60))
+    await asyncio.sleep(0.01)
+    assert not finishing.done()
+    asked[0](failure)
+    await finishing
+    assert ("could not be kept" in caplog.text) is (failure is not None)
 
 
 def test_reply_hides_its_body() -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import sqlite3
 from contextlib import closing
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import pytest
 from callback_peer import body_of, select_in, url_in
@@ -18,6 +20,7 @@ from qmc_async.models import CallState
 from qmc_async.store import Kind, State, Store, deliveries, events, ledger, overdue, rows, schema
 from qmc_async.store.deliveries import dead_letters, poll, settle
 from qmc_async.store.ledger import CallListing, Settlement
+from qmc_async.store.prepared import sqlite_driver
 from qmc_async.store.records import Claim, Outcome, Poll
 
 if TYPE_CHECKING:
@@ -276,7 +279,7 @@ async def test_an_upgraded_file_has_the_tables_of_a_fresh_one(tmp_path: Path) ->
 
 
 def _explained(connection: Connection, work: Callable[[], object]) -> list[tuple[str, str]]:
-    """Every statement that is executed, as it reaches SQLite, with SQLite's plan for it."""
+    """Every statement that is executed, by whichever way, with SQLite's plan for it."""
     plans: list[tuple[str, str]] = []
 
     def explain(_: object, cursor: Any, statement: str, parameters: Any, *rest: Any) -> None:  # noqa: ANN401 - as the event has it
@@ -284,8 +287,19 @@ def _explained(connection: Connection, work: Callable[[], object]) -> list[tuple
         found = cursor.connection.execute(f"EXPLAIN QUERY PLAN {statement}", one)
         plans.extend((statement, row[3]) for row in found)
 
+    def handed_on(_: Connection) -> object:
+        return driver
+
+    def execute(statement: str, parameters: Any) -> object:  # noqa: ANN401 - as the driver has it
+        found = real.execute(f"EXPLAIN QUERY PLAN {statement}", parameters)
+        plans.extend((statement, row[3]) for row in found)
+        return real.execute(statement, parameters)
+
+    real: Any = sqlite_driver(connection)
+    driver = SimpleNamespace(execute=execute)
     event.listen(connection, "before_cursor_execute", explain)
-    work()
+    with mock.patch("qmc_async.store.prepared.sqlite_driver", handed_on):
+        work()
     event.remove(connection, "before_cursor_execute", explain)
     return plans
 

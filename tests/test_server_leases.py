@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from callback_peer import (
     Seen,
+    SettlingStore,
     Store,
     body_of,
     deliveries_in,
@@ -82,7 +83,7 @@ async def test_a_stop_gives_leases_back(shutdown_timeout: float, tmp_path: Path)
     assert seen.attempts == [1]
 
 
-class SlowlySettled(Store):
+class SlowlySettled(SettlingStore):
     """A store in which every outcome takes a while."""
 
     async def settle(self, outcome: Outcome) -> bool:
@@ -103,7 +104,7 @@ async def test_a_stop_gives_many_leases_back(tmp_path: Path) -> None:
     assert select_in(tmp_path, LEASED) == [(0,)]
 
 
-class Hanging(Store):
+class Hanging(SettlingStore):
     """A store that writes nothing down until it is told to."""
 
     def __init__(self, url: str) -> None:
@@ -231,7 +232,7 @@ async def test_renewing_goes_on(
     assert len(logged) == 2
 
 
-class Overtaken(Store):
+class Overtaken(SettlingStore):
     """A store that is asked to renew a lease just before it hears that there is none any more."""
 
     async def settle(self, outcome: Outcome) -> bool:

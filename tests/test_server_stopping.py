@@ -11,6 +11,7 @@ from callback_peer import (
     SUCCESS,
     Reply,
     Seen,
+    SettlingStore,
     Store,
     body_of,
     deliveries_in,
@@ -307,7 +308,7 @@ async def test_one_that_will_not_be_cancelled_keeps_its_lease(tmp_path: Path) ->
     assert runs == ["4711", "4712"]
 
 
-class Away(Store):
+class Away(SettlingStore):
     """A store that writes nothing down."""
 
     async def settle(self, outcome: Outcome) -> bool:

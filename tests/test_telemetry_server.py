@@ -86,7 +86,7 @@ async def test_what_is_no_notification(recorded: Recorded) -> None:
         assert (await there.post(body_of(), target="/elsewhere")).status == 404
         assert recorded.spans == ()
         receiver = vars(there.server)["_receiver"]
-        assert (await receiver.receive(b"x" * 70_000)).status == 413
+        assert (await receiver.take(b"x" * 70_000)).status == 413
     assert attributes_of(recorded.one("qmc.notification")) == {
         "http.request.method": "POST",
         "http.response.status_code": 413,
@@ -112,7 +112,7 @@ async def test_a_server_that_stops_meanwhile(recorded: Recorded) -> None:
     store = Store()
     receiver = vars(CallbackServer(store=store, port=0))["_receiver"]
     store.go_on.clear()
-    taking = asyncio.ensure_future(receiver.receive(body_of()))
+    taking = asyncio.ensure_future(receiver.take(body_of()))
     await asyncio.sleep(0.01)
     taking.cancel()
     await asyncio.gather(taking, return_exceptions=True)

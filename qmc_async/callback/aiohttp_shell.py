@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from email.utils import formatdate
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import HttpVersion11, web
@@ -9,7 +11,7 @@ from aiohttp.http import HttpProcessingError
 
 from qmc_async.callback.body import Body, collect, unpacked
 from qmc_async.callback.health import health_reply
-from qmc_async.callback.reply import CONTENT_TYPE
+from qmc_async.callback.reply import CONTENT_TYPE, RECEIVED
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
@@ -39,6 +41,7 @@ class AiohttpShell:
         self._guard = guard
         self._receiver = receiver
         self._problems = problems
+        self._success = _Success()
 
     async def serve(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer whatever is asked on a port of our own."""
@@ -68,6 +71,13 @@ class AiohttpShell:
             if encoding and (is_bare or body.content.startswith(_GZIP)):
                 body = unpacked(body, encoding)
             reply = await self._receiver.take(body.content, body.problem)
+            if (
+                reply is RECEIVED
+                and is_bare
+                and request.version == HttpVersion11
+                and request.keep_alive
+            ):
+                return self._success
         return _response(reply)
 
 
@@ -80,6 +90,39 @@ async def _pieces(request: web.BaseRequest) -> AsyncIterator[bytes]:
         request.writer.output_size = 0  # nothing of the answer is sent yet
     async for piece in request.content.iter_any():
         yield piece
+
+
+class _Success(web.StreamResponse):
+    """The answer to nearly every request, to as many as there are.
+
+    To have aiohttp make it anew each time would take as long as everything else that it does.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._made_at = 0
+        self._whole = b""
+
+    @property
+    def keep_alive(self) -> bool:
+        """Whether the connection goes on."""
+        return True
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        """Send it."""
+        now = int(time.time())
+        if now != self._made_at:
+            self._made_at = now
+            self._whole = (
+                f"HTTP/1.1 {RECEIVED.status} OK\r\n"
+                f"Content-Type: {CONTENT_TYPE}\r\n"
+                f"Content-Length: {len(RECEIVED.body)}\r\n"
+                f"Date: {formatdate(now, usegmt=True)}\r\n\r\n"
+            ).encode() + RECEIVED.body
+        await request.writer.write(self._whole)
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Nothing is left to be sent."""
 
 
 def _response(reply: Reply) -> web.Response:

@@ -7,6 +7,7 @@
 4. An attempt that was cut short from outside is no failure: its lease is given back.
 5. A slot is free again once the handler is done. What waits for a slot, and what waits to be
    written down, is bounded too: there is no more room while there is too much of it.
+6. What a handler has made of an event is written down until that succeeds, and held until then.
 """
 
 from __future__ import annotations
@@ -19,9 +20,7 @@ import time
 from collections import Counter, OrderedDict, defaultdict, deque
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, cast
-
-from attrs import evolve
+from typing import TYPE_CHECKING, Any, Final
 
 from qmc_async.callback.delivery import Delivery, Postpone, Reject
 from qmc_async.errors import StoreError
@@ -45,7 +44,6 @@ logger = logging.getLogger(__name__)
 
 _POLLED_EVERY: Final = 1.0  # seconds
 _RENEWED_EVERY: Final = LEASE / 3
-_TRIED_EVERY: Final = 1.0  # seconds between two tries to write an outcome down
 _CHECKED_EVERY: Final = 60.0  # seconds
 _CANCELLED_DELAY: Final = 60.0  # seconds
 _UNSETTLED: Final = 1000  # outcomes of one handler that wait to be written down
@@ -84,10 +82,11 @@ class Dispatcher:
         self._behind: set[str] = set()
         self._held: dict[tuple[str, str], Claim] = {}
         self._unsettled: list[Outcome] = []
+        self._writing = 0
+        self._written_all = asyncio.Event()
         self._waiting: OrderedDict[tuple[str, str], Outcome] = OrderedDict()
         self._files_lost = 0
-        self._running: dict[asyncio.Task[Any], str | None] = {}
-        """Each handler's run, with the handler's name as long as it has a slot."""
+        self._running: set[asyncio.Task[Any]] = set()
         self._polling: asyncio.Task[None]  # since the start
         self._renewing: asyncio.Task[None]
         self._look = asyncio.Event()
@@ -99,6 +98,7 @@ class Dispatcher:
     def start(self) -> None:
         """Begin to look for what an earlier process has left, and for what is due again."""
         self._stopping = False
+        self._written_all = asyncio.Event()
         self._waiting.clear()
         self.left_over = frozenset()
         self._files_lost = self._store.files_lost
@@ -163,7 +163,7 @@ class Dispatcher:
         """Start the handlers of an event that could not be kept: once, and nobody knows later."""
         for name in self._handlers.wanting(receipt.event):
             handler = self._handlers.by_name[name]
-            self._run(self._attempt(handler, receipt.claim(name, fence=0)), name)
+            self._run(self._attempt(handler, receipt.claim(name, fence=0)), name, None)
 
     async def stop(self, end: float) -> None:
         """Let the running handlers end, and give back what they hold.
@@ -174,7 +174,7 @@ class Dispatcher:
         self._stopping = True
         self._look.set()
         # A handler that stops the server does not wait for itself.
-        running = set(self._running) - {asyncio.current_task()}
+        running = self._running - {asyncio.current_task()}
         for claim in itertools.chain.from_iterable(self._ready.values()):
             self._held.pop(claim.key)
             self._unsettled.append(Outcome(claim, State.PENDING))
@@ -194,9 +194,12 @@ class Dispatcher:
             # A handler that will not be cancelled must not keep the server from stopping.
             await asyncio.wait(late, timeout=max(_UNWINDING, end - time.monotonic()))
         await asyncio.gather(*loops, return_exceptions=True)
-        with suppress(StoreError, TimeoutError):  # what is not given back expires by itself
-            async with asyncio.timeout(_UNWINDING):
-                await self._settle_rest()
+        self._settle_rest()
+        if self._writing:
+            self._written_all.clear()
+            with suppress(TimeoutError):  # what is not given back expires by itself
+                async with asyncio.timeout(max(_UNWINDING, end - time.monotonic())):
+                    await self._written_all.wait()
         await self._telemetry.finish()
 
     def is_running(self, task: asyncio.Task[Any] | None) -> bool:
@@ -218,26 +221,22 @@ class Dispatcher:
 
     def _start(self, claim: Claim) -> None:
         handler = self._handlers.by_name[claim.handler]
-        self._run(self._deliver(handler, claim), handler.name)
+        self._run(self._deliver(handler, claim), handler.name, claim)
 
-    def _run(self, work: Coroutine[Any, Any, object], name: str) -> None:
+    def _run(self, work: Coroutine[Any, Any, object], name: str, claim: Claim | None) -> None:
         self._taken[name] += 1
         task: asyncio.Task[Any] = asyncio.create_task(work, name=f"qmc handler {name}")
-        self._running[task] = name
-        task.add_done_callback(self._ended)
+        self._running.add(task)
+        task.add_done_callback(partial(self._ended, name, claim))
 
-    def _ended(self, task: asyncio.Task[Any]) -> None:
-        if not task.cancelled():
-            task.exception()  # or asyncio complains of what goes through the loop anyway
-        self._free(task)
-        del self._running[task]
-
-    def _free(self, task: asyncio.Task[Any]) -> None:
-        """Have a task's slot, if it has one, for what is ready, or for what is in the store."""
-        name = self._running[task]
-        if name is None:
-            return
-        self._running[task] = None
+    def _ended(self, name: str, claim: Claim | None, task: asyncio.Task[Any]) -> None:
+        self._running.discard(task)
+        # Asked for, or asyncio complains of what goes through the loop anyway.
+        if (task.cancelled() or task.exception() is not None) and claim is not None:
+            # Whoever cancels it may go on doing so.
+            delay = 0.0 if self._stopping else _CANCELLED_DELAY
+            self._held.pop(claim.key, None)
+            self._unsettled.append(Outcome(claim, State.PENDING, delay=delay))
         self._taken[name] -= 1
         if self._ready[name] and not self._stopping:
             self._start(self._ready[name].popleft())
@@ -246,66 +245,67 @@ class Dispatcher:
             self._look.set()
 
     async def _deliver(self, handler: Handler, claim: Claim) -> None:
-        # Given back, unless it gets as far as to be settled.
-        outcome = Outcome(claim, State.PENDING)
-        task = cast("asyncio.Task[Any]", asyncio.current_task())
-        try:
-            outcome = await self._attempt(handler, claim)
-            self._free(task)  # where it raises, the task's end does
-            self._settling[handler.name] += 1
-            try:
-                await self._settle(outcome)
-            finally:
-                self._settling[handler.name] -= 1
-        except BaseException:
-            if not self._stopping:
-                # Whoever cancels it may go on doing so.
-                outcome = evolve(outcome, delay=max(outcome.delay, _CANCELLED_DELAY))
-            self._unsettled.append(outcome)
-            raise
-        finally:
-            self._held.pop(claim.key, None)
+        outcome = await self._attempt(handler, claim)
+        self._settling[handler.name] += 1
+        self._settle(outcome)
 
     async def _attempt(self, handler: Handler, claim: Claim) -> Outcome:
-        delivery = Delivery(
-            attempt=claim.attempts + 1,
-            first_seen=from_milliseconds(claim.receipt.received_at),
-            idempotency_key=f"{claim.event_id}:{handler.name}",
-            body=b"" if claim.kind is Kind.MISSING else claim.receipt.body,
-            find_entry=partial(self._find_entry, claim.event),
-        )
-        with self._telemetry.handling(handler.name, claim.event, delivery.attempt) as run:
+        attempt = claim.attempts + 1
+        with self._telemetry.handling(handler.name, claim.event, attempt) as run:
+            delivery = (
+                Delivery(
+                    attempt=attempt,
+                    first_seen=from_milliseconds(claim.receipt.received_at),
+                    idempotency_key=f"{claim.event_id}:{handler.name}",
+                    body=b"" if claim.kind is Kind.MISSING else claim.receipt.body,
+                    find_entry=partial(self._find_entry, claim.event),
+                )
+                if handler.takes_delivery
+                else None
+            )
             return await _attempt(handler, claim, delivery, run)
 
     async def _find_entry(self, event: Event) -> LedgerEntry | None:
         call_id, out_call_id = ids_of(event)
         return await self._store.ledger_entry(call_id=call_id, out_call_id=out_call_id)
 
-    async def _settle(self, outcome: Outcome) -> None:
-        while True:
-            try:
-                is_ours = await self._store.settle(outcome)
-            except StoreError as error:
-                if self._stopping or not error.temporary:
-                    logger.error(  # noqa: TRY400 - the traceback is the store's, and says no more
-                        "what the handler %s made of event %s could not be written down (%s): "
-                        "it may get it again",
-                        outcome.claim.handler,
-                        outcome.claim.event_id,
-                        error,
-                    )
-                    return
-                await asyncio.sleep(_TRIED_EVERY)
-            else:
-                if not is_ours:
-                    logger.warning(
-                        "the handler %s took so long over event %s that another process has it too",
-                        outcome.claim.handler,
-                        outcome.claim.event_id,
-                    )
-                elif outcome.state is not State.DONE:
-                    self._remember(outcome)
-                return
+    def _settle(self, outcome: Outcome) -> None:
+        self._writing += 1
+        written = partial(self._written, outcome)
+        try:
+            self._store.begin_to_settle(outcome, written)
+        except StoreError as error:
+            written(error)
+
+    def _written(self, outcome: Outcome, answer: bool | BaseException) -> None:  # noqa: FBT001 - the store's
+        self._writing -= 1
+        if not self._writing:
+            self._written_all.set()
+        is_error = isinstance(answer, BaseException)
+        if is_error and not self._stopping and getattr(answer, "temporary", True):
+            self._unsettled.append(outcome)  # it is tried again at the next look
+            return
+        claim = outcome.claim
+        if self._held.get(claim.key) is not claim:
+            return  # it was given back: what cannot be given back expires by itself
+        del self._held[claim.key]
+        self._settling[claim.handler] -= 1
+        if is_error:
+            logger.error(
+                "what the handler %s made of event %s could not be written down (%s): it may get "
+                "it again",
+                claim.handler,
+                claim.event_id,
+                answer,
+            )
+        elif not answer:
+            logger.warning(
+                "the handler %s took so long over event %s that another process has it too",
+                claim.handler,
+                claim.event_id,
+            )
+        elif outcome.state is not State.DONE:
+            self._remember(outcome)
 
     def _remember(self, outcome: Outcome) -> None:
         """Be able to write it down again, where the file that it stands in is lost."""
@@ -315,18 +315,10 @@ class Dispatcher:
         if len(self._waiting) > _REMEMBERED:
             self._waiting.popitem(last=False)
 
-    async def _settle_rest(self) -> None:
+    def _settle_rest(self) -> None:
         rest, self._unsettled = self._unsettled, []
-        try:
-            # Together: they share a transaction.
-            await asyncio.gather(*(self._store.settle(outcome) for outcome in rest))
-        except StoreError as error:
-            if error.temporary:
-                self._unsettled += rest  # to settle one twice changes nothing
-            raise
-        except asyncio.CancelledError:
-            self._unsettled += rest
-            raise
+        for outcome in rest:  # to settle one twice changes nothing
+            self._settle(outcome)
 
     async def _poll_for_ever(self) -> None:
         checked = -math.inf
@@ -341,7 +333,7 @@ class Dispatcher:
                 if self._files_lost != self._store.files_lost:
                     self._files_lost = self._store.files_lost
                     self._unsettled += self._waiting.values()
-                await self._settle_rest()
+                self._settle_rest()
                 await self._poll()
                 if self._telemetry.wants_backlog():
                     waiting = await self._store.count_waiting(list(self._handlers.by_name))
@@ -400,7 +392,9 @@ class Dispatcher:
                 logger.warning("leases could not be renewed: %s", error)
 
 
-async def _attempt(handler: Handler, claim: Claim, delivery: Delivery, run: Handling) -> Outcome:
+async def _attempt(
+    handler: Handler, claim: Claim, delivery: Delivery | None, run: Handling
+) -> Outcome:
     patience = asyncio.timeout(handler.timeout)
     try:
         async with patience:

@@ -62,8 +62,13 @@ class Handler:
             or event.reason in self.reasons
         )
 
-    async def handle(self, event: Event, delivery: Delivery) -> None:
-        """Run it, if `where` lets the event pass."""
+    async def handle(self, event: Event, delivery: Delivery | None) -> None:
+        """Run it, if `where` lets the event pass.
+
+        Args:
+            event: what it is given.
+            delivery: the same, where it `takes_delivery`.
+        """
         if self.where is not None and not _is_wanted(self.where, event):
             return
         if self.takes_delivery:

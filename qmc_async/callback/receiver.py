@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from qmc_async.callback.guard import LONGEST_BODY
@@ -18,10 +20,11 @@ from qmc_async.store.records import Receipt
 from qmc_async.telemetry import SILENT
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
     from qmc_async.callback.guard import Guard
     from qmc_async.callback.reply import Reply
+    from qmc_async.models import Notification
     from qmc_async.telemetry import Receiving, Telemetry
 
 __all__ = ["Receiver"]
@@ -34,50 +37,48 @@ class Receiver:
 
     Args:
         guard: refuses what is too long.
-        accept: keeps a notification; once it returns, the notification is answered for.
+        accept: keeps a notification, and hands it on. It tells once it is answered for, or why it
+            could not be kept, whatever becomes of who asks.
         telemetry: is told of what comes.
     """
 
     def __init__(
         self,
         guard: Guard,
-        accept: Callable[[Receipt], Awaitable[None]],
+        accept: Callable[[Receipt, Callable[[BaseException | None], None]], None],
         telemetry: Telemetry = SILENT,
     ) -> None:
         self._telemetry = telemetry
         self._guard = guard
         self._accept = accept
-        self._taking: set[asyncio.Task[Reply]] = set()
+        self._taking: set[asyncio.Future[BaseException | None]] = set()
+        self._is_idle = asyncio.Event()
+
+    async def finish(self, timeout: float) -> None:  # noqa: ASYNC109 - what is late goes on
+        """Wait until all that is being taken is answered for, for so many seconds at most."""
+        if self._taking:
+            self._is_idle = asyncio.Event()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    await self._is_idle.wait()
 
     async def take(self, body: bytes, problem: str = "") -> Reply:
-        """Take one notification, in a task of its own.
+        """Take one notification.
 
-        From here on, neither a sender that goes away nor a stop of the server comes between keeping
-        the notification and handing it on.
+        Once it is being kept, neither a sender that goes away nor a stop of the server comes
+        between that and handing it on: where this is cancelled, it goes on.
 
         Args:
             body: any bytes.
             problem: why they may not be all that was sent. What can be decoded is taken all the
                 same.
         """
-        task = asyncio.create_task(self.receive(body, problem))
-        self._taking.add(task)
-        task.add_done_callback(self._taking.discard)
-        return await asyncio.shield(task)
-
-    async def finish(self, timeout: float) -> None:  # noqa: ASYNC109 - what is late goes on
-        """Wait until all that is being taken is answered for, for so many seconds at most."""
-        if self._taking:
-            await asyncio.wait(self._taking, timeout=timeout)
-
-    async def receive(self, body: bytes, problem: str = "") -> Reply:
-        """The same as `take`, in the caller's task."""
         with self._telemetry.receiving() as receiving:
-            reply = await self._receive(body, problem, receiving)
+            reply = await self._take(body, problem, receiving)
             receiving.answers(reply.status)
             return reply
 
-    async def _receive(self, body: bytes, problem: str, receiving: Receiving) -> Reply:
+    async def _take(self, body: bytes, problem: str, receiving: Receiving) -> Reply:
         if len(body) > LONGEST_BODY:
             return self._guard.too_long()
         receipt = Receipt.read(body, problem)
@@ -95,14 +96,26 @@ class Receiver:
                 event.call_id,
                 "; ".join(event.problems),
             )
-        try:
-            await self._accept(receipt)
-        except Exception as error:  # noqa: BLE001 - a store may raise anything, and be answered for
+        taken: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
+        self._taking.add(taken)
+        self._accept(receipt, partial(self._taken, taken, event))
+        return NOT_KEPT if await taken else RECEIVED
+
+    def _taken(
+        self,
+        taken: asyncio.Future[BaseException | None],
+        event: Notification,
+        error: BaseException | None,
+    ) -> None:
+        self._taking.discard(taken)
+        if not self._taking:
+            self._is_idle.set()
+        if error is not None:
             # Databases quote in their errors what they were to keep, so that is left out.
             logger.critical(
                 "the notification of call %.64s could not be kept (%s), and will not come again",
                 event.call_id,
                 type(error).__name__,
             )
-            return NOT_KEPT
-        return RECEIVED
+        if not taken.done():  # nobody may wait any longer
+            taken.set_result(error)

@@ -7,6 +7,7 @@ import logging
 import math
 import time
 from contextlib import asynccontextmanager
+from contextvars import copy_context
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Self
 
@@ -32,14 +33,14 @@ from qmc_async.store import DeadLetter, Kind
 from qmc_async.telemetry import telemetry_for
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
     from types import TracebackType
 
     from qmc_async.callback.guard import Authorization, Networks
     from qmc_async.callback.watchdog import CallingClient
     from qmc_async.signer import Signer
     from qmc_async.store import Store
-    from qmc_async.store.records import Receipt
+    from qmc_async.store.records import Kept, Put, Receipt
 
 __all__ = ["CallbackServer"]
 
@@ -479,26 +480,49 @@ class CallbackServer(Registration):
                 self._is_finishing = False
                 await self._store.close()
 
-    async def _accept(self, receipt: Receipt) -> None:
+    def _accept(self, receipt: Receipt, then: Callable[[BaseException | None], None]) -> None:
         put = self._dispatcher.prepare(receipt)
+        # Handlers are part of what the notification is part of, such as a trace.
+        run = copy_context().run
         try:
-            kept = await self._store.keep(put, self._dispatcher.deliver)
-        except Exception:
-            # It will not come again: what can be done without the store is done.
-            self._wake(receipt)
-            self._dispatcher.deliver_unkept(receipt)
-            raise
-        finally:
+            self._store.begin_to_keep(
+                put,
+                lambda kept: run(self._accepted, put, then, kept),
+                lambda kept: run(self._dispatcher.deliver, kept),
+            )
+        except Exception as error:  # noqa: BLE001 - a store may raise anything, and be answered for
+            self._accepted(put, then, error)
+
+    def _accepted(
+        self,
+        put: Put,
+        then: Callable[[BaseException | None], None],
+        kept: Kept | BaseException | None,
+    ) -> None:
+        error: BaseException | None = None
+        try:
             self._dispatcher.cancel(put)
+            if isinstance(kept, BaseException):
+                error = kept
+                # It will not come again: what can be done without the store is done.
+                self._wake(put.receipt)
+                self._dispatcher.deliver_unkept(put.receipt)
+            else:
+                self._hand_on(put, kept)
+        except Exception as fault:  # noqa: BLE001 - whoever waits is told, whatever it is
+            error = fault
+        then(error)
+
+    def _hand_on(self, put: Put, kept: Kept | None) -> None:
         self._dispatcher.remember(put, kept)
         if kept is None:  # it is in the spool, and its handlers get it from the store
             return
         if kept.kind is None:
-            logger.info("the notification of call %.64s came again", receipt.event.call_id)
+            logger.info("the notification of call %.64s came again", put.receipt.event.call_id)
         elif kept.kind is Kind.CONFLICT:
             logger.warning(
                 "the notification of call %.64s came again with other content; both are kept",
-                receipt.event.call_id,
+                put.receipt.event.call_id,
             )
         self._dispatcher.deliver(kept)
 

@@ -14,6 +14,7 @@ from qmc_async.store.group_commit import grouped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from sqlalchemy import Connection, Engine
@@ -119,7 +120,7 @@ class Database(ABC):
 
     def _transact(self, jobs: Sequence[Job]) -> None:
         connection = self._connection or self._connect()
-        with connection.begin():
+        with self._transaction(connection):
             done = [
                 (group, group[0].operation(connection, [job.argument for job in group]))
                 for group in grouped(jobs)
@@ -127,6 +128,10 @@ class Database(ABC):
         for group, results in done:
             for job, result in zip(group, results, strict=True):
                 job.result = result
+
+    def _transaction(self, connection: Connection) -> AbstractContextManager[object]:
+        """What is done inside is committed, or, where it raises a `DBAPIError`, not done."""
+        return connection.begin()
 
 
 def _fail(jobs: Sequence[Job], why: str, *, temporary: bool = True) -> None:

@@ -9,12 +9,12 @@ was wrong when it was written.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sqlalchemy import and_, bindparam, false, func, insert, or_, select, update
 
 from qmc_async.models import Overdue
-from qmc_async.store.prepared import Prepared
+from qmc_async.store.prepared import PreparedForKeys, among_keys
 from qmc_async.store.records import (
     LEASE,
     LONGEST_DELAY,
@@ -103,17 +103,24 @@ _LEASE = (
     .values(fence=deliveries.c.fence + 1, owner=bindparam("an_owner"), due_at=bindparam("until"))
 )
 _RENEW = update(deliveries).where(_OURS).values(due_at=bindparam("until"))
-_SETTLE = Prepared(
-    update(deliveries)
-    .where(_OURS)
-    .values(
-        state=bindparam("a_state"),
-        fence=deliveries.c.fence + 1,  # a renewal that comes too late finds nothing to renew
-        attempts=bindparam("now_attempts"),
-        due_at=bindparam("until"),
-        owner=None,
-        changed_at=bindparam("now"),
-        error=bindparam("an_error"),
+_SETTLE = PreparedForKeys(
+    lambda size: (
+        update(deliveries)
+        .where(
+            among_keys(deliveries.c.event_id, size),
+            deliveries.c.handler == bindparam("a_handler"),
+            deliveries.c.fence == bindparam("a_fence"),
+            deliveries.c.due_at.is_not(None),
+        )
+        .values(
+            state=bindparam("a_state"),
+            fence=deliveries.c.fence + 1,  # a renewal that comes too late finds nothing to renew
+            attempts=bindparam("now_attempts"),
+            due_at=bindparam("until"),
+            owner=None,
+            changed_at=bindparam("now"),
+            error=bindparam("an_error"),
+        )
     )
 )
 
@@ -192,18 +199,14 @@ def _bury(connection: Connection, handler: str, row: Row[Any], why: str) -> None
     logger.error("the event %s cannot be read (%s): it is a dead letter", row.event_id, why)
     _SETTLE.execute(
         connection,
-        [
-            {
-                "an_event": row.event_id,
-                "a_handler": handler,
-                "a_fence": row.fence,
-                "a_state": State.DEAD,
-                "now_attempts": row.attempts,
-                "until": None,
-                "now": time_in(connection),
-                "an_error": f"this version cannot read it: {why}",
-            }
-        ],
+        [row.event_id],
+        a_handler=handler,
+        a_fence=row.fence,
+        a_state=State.DEAD,
+        now_attempts=row.attempts,
+        until=None,
+        now=time_in(connection),
+        an_error=f"this version cannot read it: {why}",
     )
 
 
@@ -317,25 +320,47 @@ def route(connection: Connection, routes: Sequence[Mapping[str, Sequence[str]]])
 
 def settle(connection: Connection, outcomes: Sequence[Outcome]) -> list[bool]:
     """Write down how claims ended; False where the lease was lost to another."""
-    time = time_in(connection)
-    rows = [
-        _ours(outcome.claim, outcome.claim.fence)
-        | {
-            "a_state": outcome.state,
-            "now_attempts": outcome.claim.attempts + outcome.failed,
-            "until": time + int(outcome.delay * 1000) if outcome.state is State.PENDING else None,
-            "now": time,
-            "an_error": outcome.error,
-        }
-        for outcome in outcomes
-    ]
-    if _SETTLE.execute(connection, rows) == len(rows):
-        return [True] * len(rows)
+    now = time_in(connection)
+    alike: dict[_Change, list[str]] = {}
+    for outcome in outcomes:
+        alike.setdefault(_change_of(outcome, now), []).append(outcome.claim.event_id)
+    settled = 0
+    for change, ids in alike.items():
+        for start in range(0, len(ids), CHUNK):
+            settled += _SETTLE.execute(
+                connection, ids[start : start + CHUNK], now=now, **change._asdict()
+            ).rowcount
+    if settled == len(outcomes):
+        return [True] * settled
     # Rare: one of them is not ours any more. Once more, each by itself, to see which.
     return [
-        _is_settled(connection, outcome) or _restore(connection, outcome, row)
-        for outcome, row in zip(outcomes, rows, strict=True)
+        _is_settled(connection, outcome)
+        or _restore(connection, outcome, _change_of(outcome, now), now)
+        for outcome in outcomes
     ]
+
+
+class _Change(NamedTuple):
+    """What most deliveries that are settled together have in common; the names are `_SETTLE`'s."""
+
+    a_handler: str
+    a_fence: int
+    a_state: State
+    now_attempts: int
+    until: int | None
+    an_error: str
+
+
+def _change_of(outcome: Outcome, now: int) -> _Change:
+    claim = outcome.claim
+    return _Change(
+        claim.handler,
+        claim.fence,
+        outcome.state,
+        claim.attempts + outcome.failed,
+        now + int(outcome.delay * 1000) if outcome.state is State.PENDING else None,
+        outcome.error,
+    )
 
 
 def _is_settled(connection: Connection, outcome: Outcome) -> bool:
@@ -353,7 +378,7 @@ def _is_settled(connection: Connection, outcome: Outcome) -> bool:
     return found.one_or_none() is not None
 
 
-def _restore(connection: Connection, outcome: Outcome, row: dict[str, Any]) -> bool:
+def _restore(connection: Connection, outcome: Outcome, change: _Change, now: int) -> bool:
     """Write down a delivery that went with a store that was set aside."""
     claim = outcome.claim
     known = connection.execute(
@@ -370,13 +395,13 @@ def _restore(connection: Connection, outcome: Outcome, row: dict[str, Any]) -> b
     connection.execute(
         _INSERT,
         [
-            new_delivery(claim.event_id, claim.handler, None, row["now"])
+            new_delivery(claim.event_id, claim.handler, None, now)
             | {
-                "state": outcome.state,
-                "attempts": row["now_attempts"],
-                "fence": claim.fence,
-                "due_at": row["until"],
-                "error": outcome.error,
+                "state": change.a_state,
+                "attempts": change.now_attempts,
+                "fence": change.a_fence,
+                "due_at": change.until,
+                "error": change.an_error,
             }
         ],
     )

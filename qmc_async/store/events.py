@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import orjson
 from attrs import evolve, frozen
-from sqlalchemy import and_, bindparam, delete, exists, insert, or_, select
+from sqlalchemy import and_, bindparam, delete, exists, or_, select
 
 from qmc_async.codec import read_notification
 from qmc_async.models import Disconnected, Overdue
 from qmc_async.store.deliveries import new_delivery
 from qmc_async.store.ledger import going_on
-from qmc_async.store.prepared import Prepared
+from qmc_async.store.prepared import PreparedForKeys, PreparedInsert, among_keys
 from qmc_async.store.records import (
     Kept,
     Kind,
@@ -72,8 +72,13 @@ _BY_OUT_CALL_ID = (
 _KNOWN = select(events.c.event_id, events.c.body, events.c.receipt_id).where(
     events.c.event_id.in_(bindparam("ids", expanding=True))
 )
-_INSERT = Prepared(insert(events), [column.name for column in events.c if column.name != "seq"])
-_INSERT_DELIVERY = Prepared(insert(deliveries), deliveries.c.keys())
+_KNOWN_IN_SQLITE = PreparedForKeys(
+    lambda size: select(events.c.event_id, events.c.body, events.c.receipt_id).where(
+        among_keys(events.c.event_id, size)
+    )
+)
+_INSERT = PreparedInsert(events, [column.name for column in events.c if column.name != "seq"])
+_INSERT_DELIVERY = PreparedInsert(deliveries, deliveries.c.keys())
 
 
 def put(connection: Connection, puts: Sequence[Put]) -> list[Kept]:
@@ -96,13 +101,9 @@ class _Batch:
         self._look_up(ids)
 
     def _look_up(self, ids: Sequence[str]) -> None:
-        # On PostgreSQL, what another transaction has kept may not have reached the synchronous
-        # standby yet. A transaction that only reads would not wait for that; one that locks does.
-        is_locked = self._connection.dialect.name == "postgresql"
-        query = _KNOWN.with_for_update(read=True, key_share=True) if is_locked else _KNOWN
         for start in range(0, len(ids), CHUNK):
-            rows = self._connection.execute(query, {"ids": ids[start : start + CHUNK]})
-            self._known.update((row.event_id, (row.body, row.receipt_id)) for row in rows)
+            rows = _known(self._connection, ids[start : start + CHUNK])
+            self._known.update((event_id, (body, receipt)) for event_id, body, receipt in rows)
 
     def put(self, put: Put) -> Kept:
         receipt = put.receipt
@@ -156,6 +157,16 @@ class _Batch:
             ring(self._connection, names - {None})
         if self._delivery_rows:
             _INSERT_DELIVERY.execute(self._connection, self._delivery_rows)
+
+
+def _known(connection: Connection, ids: Sequence[str]) -> Iterable[Any]:
+    if connection.dialect.name == "sqlite":
+        return _KNOWN_IN_SQLITE.execute(connection, ids)
+    # On PostgreSQL, what another transaction has kept may not have reached the synchronous standby
+    # yet. A transaction that only reads would not wait for that; one that locks does.
+    is_locked = connection.dialect.name == "postgresql"
+    query = _KNOWN.with_for_update(read=True, key_share=True) if is_locked else _KNOWN
+    return connection.execute(query, {"ids": ids})
 
 
 def _is_same(known: bytes, body: bytes) -> bool:

@@ -1,15 +1,18 @@
 """One thread that does what many coroutines ask for, all that waits in one go.
 
 Whoever comes while the thread is busy shares the next go with all others who do: many
-notifications, one fsync. Whoever comes while it is idle does not wait for company, unless nobody
-waits for him: then a few milliseconds are worth a transaction.
+notifications, one fsync. Whoever comes while it is idle waits for those only who come in the same
+round of the event loop, unless nobody waits for him: then a few milliseconds are worth a
+transaction.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
@@ -18,6 +21,8 @@ from attrs import define, field
 from qmc_async.errors import StoreError
 
 __all__ = ["GroupCommit", "Job", "Operation", "grouped"]
+
+logger = logging.getLogger(__name__)
 
 R = TypeVar("R")
 A = TypeVar("A")
@@ -32,19 +37,19 @@ _AT_ONCE: Final = 500  # jobs of one go: the first of them waits for the last
 
 @define(eq=False)
 class Job:
-    """What one coroutine asks for.
+    """What somebody asks for.
 
     Attributes:
         operation: an `Operation`.
         argument: its own argument.
-        future: of the coroutine.
+        then: is told the result, or the error.
         result: what the operation returned, once it is done for good.
         error: why it could not be done.
     """
 
     operation: Operation[Any, Any, Any]
     argument: object
-    future: asyncio.Future[Any] = field(repr=False)
+    then: Callable[[Any], object] = field(repr=False)
     result: object = None
     error: BaseException | None = None
 
@@ -84,6 +89,7 @@ class GroupCommit(Generic[R]):
         self._ended: asyncio.Future[None] | None = None
         self._closing = False
         self._kept_back: list[Job] = []
+        self._is_leaving = False
 
     async def open(self) -> None:
         """Start the thread.
@@ -116,9 +122,7 @@ class GroupCommit(Generic[R]):
             self._hand_on()
             self._jobs.put(None)
 
-    def submit(
-        self, operation: Operation[R, A, B], argument: A, *, can_wait: bool = False
-    ) -> asyncio.Future[B]:
+    def submit(self, operation: Operation[R, A, B], argument: A) -> asyncio.Future[B]:
         """Ask for something; the future has its result once it is committed.
 
         It goes on where the future is cancelled. The future's error is what `commit` has set.
@@ -126,25 +130,50 @@ class GroupCommit(Generic[R]):
         Args:
             operation: what to do.
             argument: to what.
-            can_wait: for a few milliseconds, in which somebody who cannot may come: nobody is kept
-                waiting.
 
         Raises:
             StoreError: the store is closed, or belongs to another event loop.
         """
-        if self._loop is None or self._closing:
-            raise StoreError("the store is not open")
-        if asyncio.get_running_loop() is not self._loop:
-            raise StoreError("the store was opened on another event loop")
-        future: asyncio.Future[B] = self._loop.create_future()
-        self._kept_back.append(Job(operation, argument, future))
-        if not can_wait:
-            self._hand_on()
-        elif len(self._kept_back) == 1:
-            self._loop.call_later(_COMPANY, self._hand_on)
+        future: asyncio.Future[B] = asyncio.get_running_loop().create_future()
+        self.begin(operation, argument, partial(_resolve, future))
         return future
 
+    def begin(
+        self,
+        operation: Operation[R, A, B],
+        argument: A,
+        then: Callable[[B | BaseException], object],
+        *,
+        can_wait: bool = False,
+    ) -> None:
+        """The same without a future: nobody has to wait for an event loop's next round.
+
+        Args:
+            operation: what to do.
+            argument: to what.
+            then: called with the result once it is committed, or with the error.
+            can_wait: for a few milliseconds, in which somebody who cannot may come: nobody is kept
+                waiting.
+
+        Raises:
+            StoreError: as `submit`.
+        """
+        loop = self._loop
+        if loop is None or self._closing:
+            raise StoreError("the store is not open")
+        if asyncio.get_running_loop() is not loop:
+            raise StoreError("the store was opened on another event loop")
+        self._kept_back.append(Job(operation, argument, then))
+        if not can_wait:
+            if not self._is_leaving:
+                # With all that is asked for in this round of the event loop.
+                self._is_leaving = True
+                loop.call_soon(self._hand_on)
+        elif len(self._kept_back) == 1:
+            loop.call_later(_COMPANY, self._hand_on)
+
     def _hand_on(self) -> None:
+        self._is_leaving = False
         for job in self._kept_back:
             self._jobs.put(job)
         self._kept_back.clear()
@@ -196,12 +225,20 @@ class GroupCommit(Generic[R]):
 
 def _settle(jobs: Sequence[Job]) -> None:
     for job in jobs:
-        if job.future.done():
-            continue
-        if job.error is None:
-            job.future.set_result(job.result)
-        else:
-            job.future.set_exception(job.error)
+        try:
+            job.then(job.result if job.error is None else job.error)
+        except Exception:
+            # Whatever it is, it is not the fault of those who come after.
+            logger.exception("what follows a transaction failed")
+
+
+def _resolve(future: asyncio.Future[B], answer: B | BaseException) -> None:
+    if future.done():
+        return
+    if isinstance(answer, BaseException):
+        future.set_exception(answer)
+    else:
+        future.set_result(answer)
 
 
 def _succeed(future: asyncio.Future[None]) -> None:

@@ -10,27 +10,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from attrs import define
 
 from qmc_async.errors import StoreError
 from qmc_async.store import deliveries, events, spool_file
+from qmc_async.store.records import Kept
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from sqlalchemy import Connection
 
     from qmc_async.store.group_commit import GroupCommit
-    from qmc_async.store.records import Kept, Put
+    from qmc_async.store.records import Put
 
-    _Rung: TypeAlias = Callable[
-        [Put, Callable[[Kept], None], float], Coroutine[Any, Any, Kept | None]
-    ]
+__all__ = ["Ladder", "Then"]
 
-__all__ = ["Ladder"]
+Then: TypeAlias = Callable[[Kept | BaseException | None], None]
+"""Is told what became of a notification in the database; None where it is in the spool."""
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +42,21 @@ _TRIED_EVERY: Final = 0.5  # seconds between two looks whether the database is b
 _ADOPTED_EVERY: Final = 10.0  # seconds between two looks for processes that have died
 _LONGEST_COMMIT: Final = 60.0  # seconds
 _FEW: Final = 100  # notifications that are left to forward; the rest need not come this way
+
+
+@define(eq=False)
+class _Asked:
+    """What the database was asked to keep.
+
+    Attributes:
+        then: is told what became of it.
+        on_late: is told instead, where it was too late to be told the first time.
+        deadline: of the event loop's time.
+    """
+
+    then: Then
+    on_late: Callable[[Kept], None]
+    deadline: float
 
 
 class Ladder:
@@ -69,6 +87,9 @@ class Ladder:
         self._to_forward.set()  # what an earlier process may have left
         self._is_forwarding = True
         self._unreadable: set[Path] = set()
+        self._asked: dict[_Asked, None] = {}  # in the order in which they came
+        self._looking: asyncio.TimerHandle | None = None
+        self._spooling: set[asyncio.Task[None]] = set()
 
     @property
     def problems(self) -> Mapping[str, str]:
@@ -85,55 +106,87 @@ class Ladder:
         """Whether the spool may hold what the database does not have yet."""
         return self._is_down or self._is_forwarding or self._to_forward.is_set()
 
-    async def keep(self, put: Put, on_late: Callable[[Kept], None]) -> Kept | None:
-        """Keep a notification: once this returns, it is on the disk.
+    def keep(self, put: Put, then: Then, on_late: Callable[[Kept], None]) -> None:
+        """Keep a notification.
 
         Args:
             put: what came.
+            then: told once it is on the disk what became of it, or the `StoreError` that says why
+                it could not be kept at all.
             on_late: told what became of it in the database, where that took longer than
                 `patience`.
-
-        Returns:
-            What became of it in the database; None where it is in the spool.
-
-        Raises:
-            StoreError: it could not be kept at all.
         """
         end = asyncio.get_running_loop().time() + self._patience + _SPOOL_PATIENCE
-        problems: list[str] = []
-        ladder: list[_Rung] = [self._keep_in_database, self._keep_in_spool]
+        ladder = [self._ask_database, self._ask_spool]
         if self._is_down:  # then nobody waits for it, unless there is nothing else
             ladder.reverse()
-        for rung in ladder:
-            try:
-                return await rung(put, on_late, end)
-            except StoreError as error:
-                problems.append(str(error))
-        raise StoreError("; ".join(problems))
 
-    async def _keep_in_database(
-        self, put: Put, on_late: Callable[[Kept], None], end: float
-    ) -> Kept | None:
-        future = self._rows.submit(events.put, put)
-        waits = max(0.0, end - asyncio.get_running_loop().time())
+        def go_on(answer: Kept | BaseException | None) -> None:
+            if isinstance(answer, StoreError):
+                ladder[1](put, partial(_with_both, then, answer), on_late, end)
+            else:
+                then(answer)
+
+        ladder[0](put, go_on, on_late, end)
+
+    def _ask_database(
+        self, put: Put, then: Then, on_late: Callable[[Kept], None], end: float
+    ) -> None:
+        deadline = end
         if self._spool is not None:
-            waits = min(waits, self._patience)
+            deadline = min(end, asyncio.get_running_loop().time() + self._patience)
+        asked = _Asked(then, on_late, deadline)
         try:
-            await asyncio.wait((future,), timeout=waits)
-        finally:
-            if not future.done():
-                future.add_done_callback(partial(_tell_late, on_late))
-        if not future.done():
-            self._went_down(f"it did not answer in {waits:.2g} s")
-            raise StoreError("the store is too slow")
-        try:
-            return future.result()
+            self._rows.begin(events.put, put, partial(self._answered, asked))
         except StoreError as error:
-            if error.temporary:
-                self._went_down(str(error))
-            raise
+            then(error)
+            return
+        self._asked[asked] = None
+        if self._looking is None or self._looking.when() > deadline:
+            self._look_again_at(deadline)
 
-    async def _keep_in_spool(self, put: Put, _: Callable[[Kept], None], end: float) -> None:
+    def _answered(self, asked: _Asked, answer: Kept | BaseException) -> None:
+        if asked in self._asked:
+            del self._asked[asked]
+            if isinstance(answer, StoreError) and answer.temporary:
+                self._went_down(str(answer))
+            asked.then(answer)
+        elif isinstance(answer, Kept):  # else it is in the spool, and that was told
+            asked.on_late(answer)
+
+    def _look_again_at(self, deadline: float) -> None:
+        # One timer for all of them: most are answered long before.
+        if self._looking is not None:
+            self._looking.cancel()
+        self._looking = asyncio.get_running_loop().call_at(deadline, self._look_for_late)
+
+    def _look_for_late(self) -> None:
+        self._looking = None
+        now = asyncio.get_running_loop().time()
+        late = [asked for asked in self._asked if asked.deadline <= now]
+        for asked in late:
+            del self._asked[asked]
+        if self._asked:
+            self._look_again_at(min(asked.deadline for asked in self._asked))
+        if late:
+            self._went_down(f"it did not answer in {self._patience:.2g} s")
+        for asked in late:
+            asked.then(StoreError("the store is too slow"))
+
+    def _ask_spool(self, put: Put, then: Then, _: Callable[[Kept], None], end: float) -> None:
+        task = asyncio.get_running_loop().create_task(self._keep_in_spool(put, then, end))
+        self._spooling.add(task)
+        task.add_done_callback(self._spooling.discard)
+
+    async def _keep_in_spool(self, put: Put, then: Then, end: float) -> None:
+        problem: Exception | None = None
+        try:
+            await self._append(put, end)
+        except Exception as error:  # noqa: BLE001 - whoever waits is told, whatever it is
+            problem = error
+        then(problem)
+
+    async def _append(self, put: Put, end: float) -> None:
         if self._spool is None:
             raise StoreError("there is no spool")
         try:
@@ -247,6 +300,6 @@ class Ladder:
             await self._spool.submit(spool_file.set_apart, (path, put))
 
 
-def _tell_late(on_late: Callable[[Kept], None], future: asyncio.Future[Kept]) -> None:
-    if future.exception() is None:  # else it is in the spool, and that is told
-        on_late(future.result())
+def _with_both(then: Then, first: StoreError, answer: Kept | BaseException | None) -> None:
+    """Tell how it ended; where that failed too, both reasons."""
+    then(StoreError(f"{first}; {answer}") if isinstance(answer, StoreError) else answer)

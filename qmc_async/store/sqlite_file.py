@@ -195,7 +195,9 @@ def use_immediate_transactions(engine: Engine) -> None:
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:  # pyright: ignore[reportUnusedFunction] - the event's
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        driver: sqlite3.Connection = connection.connection.driver_connection  # type: ignore[assignment]  # the only driver here
+        if not driver.in_transaction:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def _use_write_ahead_log(cursor: DBAPICursor) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import uuid
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeVar
 
@@ -18,7 +19,7 @@ from qmc_async.store.database import MEMORY
 from qmc_async.store.database_url import database_at
 from qmc_async.store.group_commit import GroupCommit
 from qmc_async.store.ladder import Ladder
-from qmc_async.store.records import Kind, exact_key
+from qmc_async.store.records import Kept, Kind, exact_key
 from qmc_async.store.salvage import Salvage
 from qmc_async.store.sqlite_database import SqliteDatabase
 
@@ -32,12 +33,12 @@ if TYPE_CHECKING:
     from qmc_async.store.events import Listing, Reading
     from qmc_async.store.examination import Examined
     from qmc_async.store.group_commit import Operation
+    from qmc_async.store.ladder import Then
     from qmc_async.store.ledger import CallListing, Opening, Settlement
     from qmc_async.store.records import (
         Claim,
         DeadLetter,
         Found,
-        Kept,
         Outcome,
         Poll,
         Polled,
@@ -292,15 +293,47 @@ class Store:
         task.add_done_callback(self._background.discard)
 
     async def keep(self, put: Put, on_late: Callable[[Kept], None]) -> Kept | None:
+        """Keep a notification: once this returns, it is on the disk.
+
+        Args:
+            put: what came.
+            on_late: told what became of it in the database, where that took longer than the
+                patience, or than the caller.
+
+        Returns:
+            What became of it in the database; None where it is in the spool.
+
+        Raises:
+            StoreError: it could not be kept at all.
+        """
+        future: asyncio.Future[Kept | None] = asyncio.get_running_loop().create_future()
+
+        def then(answer: Kept | BaseException | None) -> None:
+            if not future.done():
+                if isinstance(answer, BaseException):
+                    future.set_exception(answer)
+                else:
+                    future.set_result(answer)
+            elif isinstance(answer, Kept):
+                on_late(answer)
+
+        self.begin_to_keep(put, then, on_late)
+        return await future
+
+    def begin_to_keep(self, put: Put, then: Then, on_late: Callable[[Kept], None]) -> None:
         """Keep a notification: see `Ladder.keep`."""
         if self._ladder is None:
             raise StoreError("the store is not open")
-        kept = await self._ladder.keep(put, on_late)
+        self._ladder.keep(put, partial(self._kept, put, then), on_late)
+
+    def _kept(self, put: Put, then: Then, answer: Kept | BaseException | None) -> None:
         event = put.receipt.event
-        if isinstance(event, Disconnected) and (kept is None or kept.kind is Kind.DISCONNECTED):
+        if isinstance(event, Disconnected) and (
+            answer is None or (isinstance(answer, Kept) and answer.kind is Kind.DISCONNECTED)
+        ):
             for hearer in list(self._hearers):
                 hearer.wake(event)
-        return kept
+        then(answer)
 
     def _on_set_aside(self, path: Path) -> None:
         """In the store's thread."""
@@ -362,9 +395,20 @@ class Store:
         """Make the deliveries of events that had none: handlers' names by event id."""
         await self._submit(deliveries.route, handlers)
 
+    def begin_to_settle(
+        self, outcome: Outcome, then: Callable[[bool | BaseException], None]
+    ) -> None:
+        """Write down how a claim ended.
+
+        Args:
+            outcome: how.
+            then: told once it is done: False where the lease was lost to another.
+        """
+        self._open_rows().begin(deliveries.settle, outcome, then, can_wait=True)
+
     async def settle(self, outcome: Outcome) -> bool:
-        """Write down how a claim ended; False where the lease was lost to another."""
-        return await self._submit(deliveries.settle, outcome, can_wait=True)
+        """The same, for who has time."""
+        return await self._submit(deliveries.settle, outcome)
 
     async def renew(self, claims: Sequence[Claim]) -> None:
         """Hold claims for longer."""
@@ -523,9 +567,10 @@ class Store:
         """How many deliveries are not settled."""
         return await self._submit(deliveries.count_pending, None)
 
-    def _submit(
-        self, operation: Operation[Connection, A, B], argument: A, *, can_wait: bool = False
-    ) -> asyncio.Future[B]:
+    def _submit(self, operation: Operation[Connection, A, B], argument: A) -> asyncio.Future[B]:
+        return self._open_rows().submit(operation, argument)
+
+    def _open_rows(self) -> GroupCommit[Connection]:
         if self._rows is None:
             raise StoreError("the store is not open")
-        return self._rows.submit(operation, argument, can_wait=can_wait)
+        return self._rows

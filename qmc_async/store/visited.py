@@ -109,7 +109,9 @@ class VisitedDatabase(SqliteDatabase):
 
         @event.listens_for(engine, "begin")
         def begin(connection: Connection) -> None:  # pyright: ignore[reportUnusedFunction] - the event's
-            connection.exec_driver_sql(self._begin)
+            driver: sqlite3.Connection = connection.connection.driver_connection  # type: ignore[assignment]  # the only driver here
+            if not driver.in_transaction:
+                connection.exec_driver_sql(self._begin)
 
         self._engine = engine
         connection = self._connection = engine.connect()

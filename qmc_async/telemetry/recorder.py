@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING, Final
 
 from opentelemetry.context import Context, attach
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Recorder"]
 
 _API: Final = ("opentelemetry.trace", "opentelemetry.metrics")  # the SDK's are elsewhere
+_LOOKED_EVERY: Final = 0.5  # seconds between two looks whether anybody has set a provider
 _FINISHED_WITHIN: Final = 1.0  # seconds that look-ups have when a server stops
 
 
@@ -45,14 +47,17 @@ class Recorder(Telemetry):
         self._looking: dict[tuple[str | None, str | None], asyncio.Future[str | None]] = {}
         self._backlog = Backlog()
         self._is_heard = False
+        self._look_at = 0.0
 
     @property
     def is_heard(self) -> bool:
         """Whether anybody has set a provider; until then there is nobody to tell.
 
-        It may be set at any time, and once only.
+        It may be set at any time, and once only. To ask costs as much as to read a notification,
+        so that nobody is heard of for a moment.
         """
-        if not self._is_heard:
+        if not self._is_heard and (now := time.monotonic()) >= self._look_at:
+            self._look_at = now + _LOOKED_EVERY
             providers = (get_tracer_provider(), get_meter_provider())
             self._is_heard = any(
                 not type(provider).__module__.startswith(_API) for provider in providers

@@ -17,6 +17,7 @@ from qmc_async.store.database import Database
 from qmc_async.store.records import Found, State
 from qmc_async.store.server_database import ServerDatabase
 from qmc_async.store.spool_file import Spool
+from qmc_async.store.sqlite_database import SqliteDatabase
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -116,6 +117,13 @@ class Boundary:
         def before_commit(_: object) -> None:
             self._reach_with("before", self._jobs)
 
+        commit_in_sqlite = SqliteDatabase._commit  # pyright: ignore[reportPrivateUsage] - a step of its own
+
+        @wraps(commit_in_sqlite)
+        def committing(database: SqliteDatabase, connection: Connection) -> None:
+            before_commit(connection)
+            commit_in_sqlite(database, connection)
+
         connect = ServerDatabase._connect  # pyright: ignore[reportPrivateUsage] - a step of its own
 
         @wraps(connect)
@@ -128,7 +136,8 @@ class Boundary:
 
         mock.patch.object(Database, "commit", watched).start()
         mock.patch.object(ServerDatabase, "_connect", connecting).start()
-        event.listen(Engine, "commit", before_commit)
+        mock.patch.object(SqliteDatabase, "_commit", committing).start()
+        event.listen(Engine, "commit", before_commit)  # of the servers
 
     def _watch_spool(self) -> None:
         clear: Callable[[Spool, Path, int], bool] = Spool.clear
