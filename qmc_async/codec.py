@@ -172,10 +172,14 @@ def _structure_present(wire: Wire, _: type) -> Disconnected:
     """Structure what is there: an empty value is a missing one."""
     present: dict[str, Any] = {}
     for key, value in wire.items():
-        text = value.strip() if isinstance(value, str) else value
-        if text is None or text == "" or (text in ("0", 0) and key not in _ZERO_IS_A_VALUE):
-            continue
-        present[key] = text
+        if isinstance(value, str):
+            text: Any = value.strip()
+            is_left_out = not text or (text == "0" and key not in _ZERO_IS_A_VALUE)
+        else:
+            text = value
+            is_left_out = text is None or (text == 0 and key not in _ZERO_IS_A_VALUE)
+        if not is_left_out:
+            present[key] = text
     present["problems"] = ()
     present["raw"] = wire
     try:

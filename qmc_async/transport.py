@@ -16,12 +16,12 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import sys
 import time
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 import aiohttp
-import httpcore
 import httpx
 from httpx_aiohttp import AiohttpTransport
 
@@ -54,14 +54,10 @@ _HEADERS = {
     "Accept-Encoding": "identity",
 }
 # Raised only while a connection is sought, and so before a byte of the request is written.
-_NOTHING_LEFT = (
-    aiohttp.ClientConnectorError,
-    aiohttp.ConnectionTimeoutError,
-    httpcore.ConnectError,
-    httpcore.ConnectTimeout,
-    httpcore.PoolTimeout,
-)
-_TIMED_OUT = (TimeoutError, httpcore.TimeoutException)
+_NOTHING_LEFT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
+# The same of httpcore, whose import takes as long as half of ours: only who injects a client that
+# stands on it has it.
+_NOTHING_LEFT_OF_HTTPCORE = ("ConnectError", "ConnectTimeout", "PoolTimeout")
 
 
 class Transport:
@@ -317,8 +313,13 @@ def _explain(error: Exception, *, nothing_left: bool) -> NoReply:
     chain = list(_causes(error))
     # A message may quote what was sent or what came back; a class's name cannot.
     name = next(type(cause).__name__ for cause in reversed(chain) if isinstance(cause, Exception))
-    timed_out = any(isinstance(cause, _TIMED_OUT) for cause in chain)
-    if nothing_left and any(isinstance(cause, _NOTHING_LEFT) for cause in chain):
+    httpcore = sys.modules.get("httpcore")
+    timeouts, never_connected = [TimeoutError], [*_NOTHING_LEFT]
+    if httpcore is not None:
+        timeouts.append(httpcore.TimeoutException)
+        never_connected += [getattr(httpcore, each) for each in _NOTHING_LEFT_OF_HTTPCORE]
+    timed_out = any(isinstance(cause, tuple(timeouts)) for cause in chain)
+    if nothing_left and any(isinstance(cause, tuple(never_connected)) for cause in chain):
         if any(isinstance(cause, ssl.SSLError) for cause in chain):
             why = f"no TLS connection could be made ({name})"
         elif timed_out:

@@ -48,14 +48,14 @@ async def put_or_die(self, key, file):
     left -= 1
     return await put(self, key, file)
 
-async def settle(*_):
+def settle(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 
 Folder.put = put_or_die
 
 async def main():
     async with archiving(pathlib.Path(sys.argv[1]), sys.argv[2]) as there:
-        there.client.store.settle = settle
+        there.client.store.begin_to_settle = settle
         await there.post(recorded())
         await asyncio.sleep(60)
 

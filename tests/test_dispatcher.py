@@ -13,6 +13,7 @@ from callback_peer import (
     SOON,
     SUCCESS,
     Seen,
+    SettlingStore,
     Store,
     body_of,
     deliveries_in,
@@ -256,7 +257,7 @@ async def test_a_running_handler_is_not_collected_as_garbage() -> None:
 # --- a store that fails ------------------------------------------------------------------------
 
 
-class Failing(Store):
+class Failing(SettlingStore, Store):
     """A store whose own mistakes come as often as told."""
 
     def __init__(self, *failures: Exception) -> None:
@@ -338,7 +339,7 @@ async def test_a_handler_that_is_cancelled_from_outside(
     assert attempts == [1, 1]
 
 
-class Unreleasing(Store):
+class Unreleasing(SettlingStore, Store):
     """A store that never takes back what was not handled."""
 
     def __init__(self) -> None:

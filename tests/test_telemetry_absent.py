@@ -163,6 +163,7 @@ async def test_nobody_has_set_a_provider(tmp_path: Path, monkeypatch: pytest.Mon
 
 async def test_a_provider_that_is_set_later(monkeypatch: pytest.MonkeyPatch) -> None:
     """Clients and servers that are there already tell it from then on."""
+    monkeypatch.setattr("qmc_async.telemetry.recorder._LOOKED_EVERY", 0.0)
     for where in PROVIDERS.values():
         monkeypatch.setattr(where, None)
     proxies: Any = type(metrics.get_meter_provider())()  # that no other test has told of anything

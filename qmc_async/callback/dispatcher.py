@@ -20,9 +20,10 @@ import time
 from collections import Counter, OrderedDict, defaultdict, deque
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from qmc_async.callback.delivery import Delivery, Postpone, Reject
+from qmc_async.callback.patience import Patience
 from qmc_async.errors import StoreError
 from qmc_async.models import ids_of
 from qmc_async.numbers import mask_in_text
@@ -87,6 +88,7 @@ class Dispatcher:
         self._waiting: OrderedDict[tuple[str, str], Outcome] = OrderedDict()
         self._files_lost = 0
         self._running: set[asyncio.Task[Any]] = set()
+        self._patience = Patience()
         self._polling: asyncio.Task[None]  # since the start
         self._renewing: asyncio.Task[None]
         self._look = asyncio.Event()
@@ -99,6 +101,7 @@ class Dispatcher:
         """Begin to look for what an earlier process has left, and for what is due again."""
         self._stopping = False
         self._written_all = asyncio.Event()
+        self._patience = Patience()  # its timer is the event loop's
         self._waiting.clear()
         self.left_over = frozenset()
         self._files_lost = self._store.files_lost
@@ -251,19 +254,39 @@ class Dispatcher:
 
     async def _attempt(self, handler: Handler, claim: Claim) -> Outcome:
         attempt = claim.attempts + 1
-        with self._telemetry.handling(handler.name, claim.event, attempt) as run:
-            delivery = (
-                Delivery(
-                    attempt=attempt,
-                    first_seen=from_milliseconds(claim.receipt.received_at),
-                    idempotency_key=f"{claim.event_id}:{handler.name}",
-                    body=b"" if claim.kind is Kind.MISSING else claim.receipt.body,
-                    find_entry=partial(self._find_entry, claim.event),
-                )
-                if handler.takes_delivery
-                else None
+        delivery: Delivery | None = None
+        if handler.takes_delivery:
+            delivery = Delivery(
+                attempt=attempt,
+                first_seen=from_milliseconds(claim.receipt.received_at),
+                idempotency_key=f"{claim.event_id}:{handler.name}",
+                body=b"" if claim.kind is Kind.MISSING else claim.receipt.body,
+                find_entry=partial(self._find_entry, claim.event),
             )
-            return await _attempt(handler, claim, delivery, run)
+        task = cast("asyncio.Task[Any]", asyncio.current_task())
+        patience = self._patience
+        with self._telemetry.handling(handler.name, claim.event, attempt) as run:
+            is_late = False
+            try:
+                if handler.timeout is not None:
+                    patience.begin(task, handler.timeout)
+                try:
+                    await handler.handle(claim.event, delivery)
+                finally:
+                    is_late = patience.end(task)
+            except (KeyboardInterrupt, GeneratorExit):
+                raise  # it is the program's, not the handler's
+            except BaseException as error:
+                if isinstance(error, asyncio.CancelledError) and task.cancelling():
+                    logger.warning(
+                        "the handler %s was cancelled at event %s, which it gets again",
+                        handler.name,
+                        claim.event_id,
+                    )
+                    raise
+                return _outcome_of(error, handler, claim, run, is_late=is_late)
+            run.ends("done")
+            return Outcome(claim, State.DONE)
 
     async def _find_entry(self, event: Event) -> LedgerEntry | None:
         call_id, out_call_id = ids_of(event)
@@ -286,8 +309,10 @@ class Dispatcher:
             self._unsettled.append(outcome)  # it is tried again at the next look
             return
         claim = outcome.claim
-        if self._held.get(claim.key) is not claim:
-            return  # it was given back: what cannot be given back expires by itself
+        if self._held.get(claim.key) is not claim:  # it is given back
+            if is_error and not self._stopping:  # by then it expires by itself
+                logger.error("event %s could not be given back: %s", claim.event_id, answer)
+            return
         del self._held[claim.key]
         self._settling[claim.handler] -= 1
         if is_error:
@@ -392,47 +417,27 @@ class Dispatcher:
                 logger.warning("leases could not be renewed: %s", error)
 
 
-async def _attempt(
-    handler: Handler, claim: Claim, delivery: Delivery | None, run: Handling
+def _outcome_of(
+    error: BaseException, handler: Handler, claim: Claim, run: Handling, *, is_late: bool
 ) -> Outcome:
-    patience = asyncio.timeout(handler.timeout)
-    try:
-        async with patience:
-            await handler.handle(claim.event, delivery)
-    except Postpone as wish:
+    """What becomes of a delivery whose handler has raised something."""
+    if isinstance(error, Postpone):
         logger.debug(
-            "the handler %s postponed event %s by %.0f s", handler.name, claim.event_id, wish.delay
+            "the handler %s postponed event %s by %.0f s", handler.name, claim.event_id, error.delay
         )
         run.ends("postponed")
-        why = _told(wish) if wish.why else ""
-        return Outcome(claim, State.PENDING, delay=wish.delay, error=why)
-    except Reject as rejection:
+        why = _told(error) if error.why else ""
+        return Outcome(claim, State.PENDING, delay=error.delay, error=why)
+    if isinstance(error, Reject):
         logger.warning("the handler %s rejected event %s", handler.name, claim.event_id)
-        run.ends("rejected", rejection)
-        return Outcome(claim, State.DEAD, failed=True, error=_told(rejection))
-    except (KeyboardInterrupt, GeneratorExit):
-        raise  # it is the program's, not the handler's
-    except BaseException as error:
-        if isinstance(error, asyncio.CancelledError) and _is_being_cancelled():
-            logger.warning(
-                "the handler %s was cancelled at event %s, which it gets again",
-                handler.name,
-                claim.event_id,
-            )
-            raise
-        if patience.expired():
-            error = TimeoutError(f"it took longer than {handler.timeout:g} s")
-        outcome = _failed(handler, claim, error)
-        retry = "timeout" if patience.expired() else "retry"
-        run.ends("dead_letter" if outcome.state is State.DEAD else retry, error)
-        return outcome
-    run.ends("done")
-    return Outcome(claim, State.DONE)
-
-
-def _is_being_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
+        run.ends("rejected", error)
+        return Outcome(claim, State.DEAD, failed=True, error=_told(error))
+    if is_late:
+        error = TimeoutError(f"it took longer than {handler.timeout:g} s")
+    outcome = _failed(handler, claim, error)
+    retry = "timeout" if is_late else "retry"
+    run.ends("dead_letter" if outcome.state is State.DEAD else retry, error)
+    return outcome
 
 
 def _failed(handler: Handler, claim: Claim, error: BaseException) -> Outcome:

@@ -499,19 +499,16 @@ class CallbackServer(Registration):
         then: Callable[[BaseException | None], None],
         kept: Kept | BaseException | None,
     ) -> None:
-        error: BaseException | None = None
-        try:
-            self._dispatcher.cancel(put)
-            if isinstance(kept, BaseException):
-                error = kept
-                # It will not come again: what can be done without the store is done.
-                self._wake(put.receipt)
-                self._dispatcher.deliver_unkept(put.receipt)
-            else:
-                self._hand_on(put, kept)
-        except Exception as fault:  # noqa: BLE001 - whoever waits is told, whatever it is
-            error = fault
-        then(error)
+        # First: who waits for the answer goes before the handlers, that begin in the event loop's
+        # next round.
+        then(kept if isinstance(kept, BaseException) else None)
+        self._dispatcher.cancel(put)
+        if isinstance(kept, BaseException):
+            # It will not come again: what can be done without the store is done.
+            self._wake(put.receipt)
+            self._dispatcher.deliver_unkept(put.receipt)
+        else:
+            self._hand_on(put, kept)
 
     def _hand_on(self, put: Put, kept: Kept | None) -> None:
         self._dispatcher.remember(put, kept)

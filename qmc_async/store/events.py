@@ -140,7 +140,8 @@ class _Batch:
         receipt = put.receipt
         self._known[event_id] = receipt.body, receipt.receipt_id
         row = row_of(receipt, event_id, routed=handlers is not None)
-        self._rows.append(row | {"kind": kind})
+        row["kind"] = kind
+        self._rows.append(row)
         self._delivery_rows += [
             new_delivery(event_id, name, put.owner if is_leased else None, self._time)
             for name, is_leased in (handlers or {}).items()
@@ -151,10 +152,10 @@ class _Batch:
             if self._connection.dialect.name != "sqlite":
                 # Two that insert the same rows, each in its own order, would wait for each other.
                 self._rows.sort(key=lambda row: str(row["event_id"]))
+                reports = [row for row in self._rows if row["kind"] == Kind.DISCONNECTED]
+                names = {row[key] for row in reports for key in ("event_id", "out_call_id")}
+                ring(self._connection, names - {None})
             _INSERT.execute(self._connection, self._rows)
-            reports = [row for row in self._rows if row["kind"] == Kind.DISCONNECTED]
-            names = {row["event_id"] for row in reports} | {row["out_call_id"] for row in reports}
-            ring(self._connection, names - {None})
         if self._delivery_rows:
             _INSERT_DELIVERY.execute(self._connection, self._delivery_rows)
 

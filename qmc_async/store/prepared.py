@@ -75,11 +75,14 @@ class _Written:
             convert = bind.type.dialect_impl(dialect).bind_processor(dialect)
             if convert is not None:
                 converts[name] = convert
-        return cls(str(compiled), compiled.positiontup or (), compiled.params, converts)
+        constants = {
+            name: bind.value for bind, name in compiled.bind_names.items() if not bind.required
+        }
+        return cls(str(compiled), compiled.positiontup or (), constants, converts)
 
-    def row(self, values: Mapping[str, Any]) -> Any:  # noqa: ANN401 - as the driver takes it
-        """One row's parameters."""
-        values = {**self.constants, **values}
+    def row(self, values: dict[str, Any]) -> Any:  # noqa: ANN401 - as the driver takes it
+        """One row's parameters; `values` is used up."""
+        values.update(self.constants)
         for name, convert in self.converts.items():
             values[name] = convert(values[name])
         return [values[name] for name in self.names] if self.names else values
@@ -100,8 +103,8 @@ class PreparedInsert:
         self._columns = columns
         self._written: dict[str, _Written] = {}
 
-    def execute(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Insert the rows, of which there must be one."""
+    def execute(self, connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
+        """Insert the rows, of which there must be one; they are used up."""
         written = self.written_for(connection.dialect)
         values = [written.row(row) for row in rows]
         driver = sqlite_driver(connection)
