@@ -19,7 +19,7 @@ import ssl
 import sys
 import time
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import aiohttp
 import httpx
@@ -32,7 +32,7 @@ from qmc_async.verdict import NoReply, Reply
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterable, Callable, Iterator
 
     from yarl import URL
 
@@ -48,11 +48,11 @@ DEFAULT_LIMITS: Final = httpx.Limits(
 
 _LONGEST_REPLY = 1024 * 1024
 _CONNECT_TIMEOUT = 5.0
-_HEADERS = {
-    "Content-Type": "application/json;charset=utf-8",
-    "Accept": "application/json",
-    "Accept-Encoding": "identity",
-}
+_HEADERS = [
+    (b"Content-Type", b"application/json;charset=utf-8"),
+    (b"Accept", b"application/json"),
+    (b"Accept-Encoding", b"identity"),
+]
 # Raised only while a connection is sought, and so before a byte of the request is written.
 _NOTHING_LEFT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 # The same of httpcore, whose import takes as long as half of ours: only who injects a client that
@@ -119,17 +119,19 @@ class Transport:
         """
         self.check_usable()
         sent, offset = time.time(), self._signer.clock.offset
-        headers = {**_HEADERS, "Authorization": self._signer.sign(sent)}
+        headers = [*_HEADERS, (b"Authorization", self._signer.sign(sent).encode())]
         patience = httpx.Timeout(timeout, connect=min(timeout, _CONNECT_TIMEOUT))
         leaving = _Leaving()
         if self._http is None:
+            # A stream, for which httpx adds no headers: aiohttp does.
             request = httpx.Request(
                 "POST",
                 _parsed(url),
-                content=body,
+                stream=httpx.ByteStream(body),
                 headers=headers,
                 extensions={"timeout": patience.as_dict()},
             )
+            request.read()
             request.headers.encoding = "ascii"  # as they are: else each look at one finds it out
             return await self._send(request, leaving, sent, offset)
         request = self._http.build_request(
@@ -158,15 +160,18 @@ class Transport:
             if self._http is None:
                 response = await self._pool.handle_async_request(request)
                 response.headers.encoding = "latin-1"
+                # As it comes: httpx would cut and count it once more.
+                pieces = cast("AsyncIterable[bytes]", response.stream)
             else:
                 # The injected client's own auth would replace our header, and a redirect followed
                 # would send the request twice.
                 response = await self._http.send(
                     request, stream=True, auth=None, follow_redirects=False
                 )
+                pieces = response.aiter_raw()
             received = time.time()
             try:
-                content = await _read(response)
+                content = await _read(response, pieces)
             finally:
                 await response.aclose()
         except asyncio.CancelledError:
@@ -254,7 +259,7 @@ class Transport:
         )
 
 
-async def _read(response: httpx.Response) -> bytes | None:
+async def _read(response: httpx.Response, pieces: AsyncIterable[bytes]) -> bytes | None:
     """The whole body, None if it is no reply of the platform's: too long, or compressed.
 
     It is not unpacked: a few bytes could unfold into more than this machine has.
@@ -263,14 +268,14 @@ async def _read(response: httpx.Response) -> bytes | None:
         return None
     if response.is_stream_consumed:  # a hook of the user's has read it, or a mock never streamed
         return response.content if len(response.content) <= _LONGEST_REPLY else None
-    pieces: list[bytes] = []
+    kept: list[bytes] = []
     length = 0
-    async for piece in response.aiter_raw():
+    async for piece in pieces:
         length += len(piece)
         if length > _LONGEST_REPLY:
             return None
-        pieces.append(piece)
-    return b"".join(pieces)
+        kept.append(piece)
+    return b"".join(kept)
 
 
 @lru_cache(maxsize=16)  # there are three, and to parse one takes as long as to sign a request

@@ -191,6 +191,7 @@ def use_immediate_transactions(engine: Engine) -> None:
         cursor.execute(f"PRAGMA busy_timeout = {int(_BUSY * 1000)}")
         _use_write_ahead_log(cursor)
         cursor.execute("PRAGMA synchronous = FULL")
+        cursor.execute("PRAGMA wal_autocheckpoint = 4000")
         cursor.close()
 
     @event.listens_for(engine, "begin")
