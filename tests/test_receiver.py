@@ -260,6 +260,19 @@ async def test_who_asks_can_be_cancelled(
     assert ("could not be kept" in caplog.text) is (failure is not None)
 
 
+async def test_a_mistake_is_answered_for(caplog: pytest.LogCaptureFixture) -> None:
+    """Where keeping it does not even begin, that is told like any other loss."""
+
+    def accept(_: Receipt, __: Callable[[BaseException | None], None]) -> None:
+        raise KeyError("13912345678")
+
+    receiver = Receiver(Guard(PATH), accept)
+    assert (await receiver.take(BODY)).status == 500
+    assert "KeyError" in caplog.text
+    assert "13912345678" not in caplog.text
+    await receiver.finish(60)
+
+
 def test_reply_hides_its_body() -> None:
     """A reply is shown by its status."""
     assert repr(Reply(200, SUCCESS)) == "Reply(status=200)"

@@ -98,7 +98,11 @@ class Receiver:
             )
         taken: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
         self._taking.add(taken)
-        self._accept(receipt, partial(self._taken, taken, event))
+        then = partial(self._taken, taken, event)
+        try:
+            self._accept(receipt, then)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is answered for
+            then(error)
         return NOT_KEPT if await taken else RECEIVED
 
     def _taken(

@@ -162,7 +162,8 @@ class Ladder:
 
     def _look_for_late(self) -> None:
         self._looking = None
-        now = asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
+        now = loop.time()
         late = [asked for asked in self._asked if asked.deadline <= now]
         for asked in late:
             del self._asked[asked]
@@ -171,7 +172,7 @@ class Ladder:
         if late:
             self._went_down(f"it did not answer in {self._patience:.2g} s")
         for asked in late:
-            asked.then(StoreError("the store is too slow"))
+            loop.call_soon(asked.then, StoreError("the store is too slow"))
 
     def _ask_spool(self, put: Put, then: Then, _: Callable[[Kept], None], end: float) -> None:
         task = asyncio.get_running_loop().create_task(self._keep_in_spool(put, then, end))

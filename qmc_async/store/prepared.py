@@ -135,7 +135,10 @@ def among_keys(column: Column[str], size: int) -> ColumnElement[bool]:
 
 
 class PreparedForKeys:
-    """Changes or finds the rows of many keys at once.
+    """Changes or finds the rows of many keys.
+
+    SQLite has them all at once. A server has one statement for each key: whichever way it finds the
+    rows of many, it locks those that it has looked at.
 
     Args:
         statement: makes the statement for so many keys, by `among_keys`. A key may be there twice.
@@ -152,15 +155,16 @@ class PreparedForKeys:
 
         What is found is as the driver has it.
         """
-        size = 1 << (len(keys) - 1).bit_length()
-        written = self.written_for(connection.dialect, size)
-        for number in range(size):
-            values[f"key_{number}"] = keys[min(number, len(keys) - 1)]
-        row = written.row(values)
         driver = sqlite_driver(connection)
         if driver is None:
-            return connection.exec_driver_sql(written.sql, row)
-        return driver.execute(written.sql, row)
+            written = self.written_for(connection.dialect, 1)
+            rows = [written.row({**values, "key_0": key}) for key in keys]
+            return connection.exec_driver_sql(written.sql, rows)
+        size = 1 << (len(keys) - 1).bit_length()
+        for number in range(size):
+            values[f"key_{number}"] = keys[min(number, len(keys) - 1)]
+        written = self.written_for(connection.dialect, size)
+        return driver.execute(written.sql, written.row(values))
 
     def written_for(self, dialect: Dialect, size: int) -> _Written:
         """The statement in the words of that database, for so many keys."""
