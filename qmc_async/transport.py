@@ -32,7 +32,7 @@ from qmc_async.verdict import NoReply, Reply
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import AsyncIterable, Callable, Iterator
+    from collections.abc import AsyncIterable, Callable, Iterable, Iterator
 
     from yarl import URL
 
@@ -58,6 +58,7 @@ _NOTHING_LEFT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 # The same of httpcore, whose import takes as long as half of ours: only who injects a client that
 # stands on it has it.
 _NOTHING_LEFT_OF_HTTPCORE = ("ConnectError", "ConnectTimeout", "PoolTimeout")
+_TIMEOUTS = ("TimeoutException",)
 
 
 class Transport:
@@ -318,13 +319,9 @@ def _explain(error: Exception, *, nothing_left: bool) -> NoReply:
     chain = list(_causes(error))
     # A message may quote what was sent or what came back; a class's name cannot.
     name = next(type(cause).__name__ for cause in reversed(chain) if isinstance(cause, Exception))
-    httpcore = sys.modules.get("httpcore")
-    timeouts, never_connected = [TimeoutError], [*_NOTHING_LEFT]
-    if httpcore is not None:
-        timeouts.append(httpcore.TimeoutException)
-        never_connected += [getattr(httpcore, each) for each in _NOTHING_LEFT_OF_HTTPCORE]
-    timed_out = any(isinstance(cause, tuple(timeouts)) for cause in chain)
-    if nothing_left and any(isinstance(cause, tuple(never_connected)) for cause in chain):
+    timed_out = any(isinstance(cause, (TimeoutError, *_of_httpcore(_TIMEOUTS))) for cause in chain)
+    never_connected = (*_NOTHING_LEFT, *_of_httpcore(_NOTHING_LEFT_OF_HTTPCORE))
+    if nothing_left and any(isinstance(cause, never_connected) for cause in chain):
         if any(isinstance(cause, ssl.SSLError) for cause in chain):
             why = f"no TLS connection could be made ({name})"
         elif timed_out:
@@ -335,6 +332,12 @@ def _explain(error: Exception, *, nothing_left: bool) -> NoReply:
     if timed_out:
         return NoReply(may_have_arrived=True, why=f"no reply within the timeout ({name})")
     return NoReply(may_have_arrived=True, why=f"the connection broke ({name})")
+
+
+def _of_httpcore(names: Iterable[str]) -> list[type[Exception]]:
+    """Its exceptions, where anybody has imported it."""
+    httpcore = sys.modules.get("httpcore")
+    return [] if httpcore is None else [getattr(httpcore, name) for name in names]
 
 
 def _request_of(error: httpx.RequestError) -> httpx.Request | None:

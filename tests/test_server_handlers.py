@@ -150,6 +150,13 @@ async def test_what_cannot_be_kept(failure: Exception, caplog: pytest.LogCapture
         assert await store.count_pending() == 0
 
 
+async def test_before_the_start(caplog: pytest.LogCaptureFixture) -> None:
+    """What comes before there is a store is not answered with success."""
+    receiver = vars(CallbackServer(port=0))["_receiver"]
+    assert (await receiver.take(body_of())).status == 500
+    assert "could not be kept (StoreError)" in caplog.text
+
+
 async def test_the_answer_waits_for_the_store() -> None:
     """Success means kept: a slow store holds the answer and the handlers back."""
     store = Store()

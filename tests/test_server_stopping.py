@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -306,6 +307,31 @@ async def test_one_that_will_not_be_cancelled_keeps_its_lease(tmp_path: Path) ->
         done = "SELECT count(*) FROM qmc_deliveries WHERE state = 'done'"
         await until(lambda: select_in(tmp_path, done) == [(2,)])
     assert runs == ["4711", "4712"]
+
+
+async def test_a_handler_that_outlives_the_store(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it has made of the event cannot be written down: that is told, and it gets it again."""
+    monkeypatch.setattr("qmc_async.callback.dispatcher._UNWINDING", 0.05)
+    release = asyncio.Event()
+    begun: list[str] = []
+    server = CallbackServer(port=0, store=url_in(tmp_path), shutdown_timeout=0)
+
+    @server.on_disconnected(name="a")
+    async def stubborn(event: Disconnected) -> None:
+        begun.append(event.call_id)
+        while not release.is_set():
+            with suppress(asyncio.CancelledError):
+                await release.wait()
+
+    async with server:
+        await post_to(server, body_of())
+        await until(lambda: begun)
+    release.set()
+    await until(lambda: not running_in(server))
+    assert "could not be written down (the store is not open)" in caplog.text
+    assert deliveries_in(tmp_path)["a"][:2] == ("pending", 0)
 
 
 class Away(SettlingStore):

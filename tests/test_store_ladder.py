@@ -138,6 +138,44 @@ async def test_who_asks_can_be_cancelled(tmp_path: Path) -> None:
     assert _ids(tmp_path) == ["4711"]
 
 
+async def test_who_asks_is_gone_when_it_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is told, and nobody is kept from closing."""
+    late: list[Kept] = []
+    async with Store("sqlite://") as store:
+        Failing(store, monkeypatch).fail()
+        keeping = asyncio.ensure_future(store.keep(put_of(body_of()), late.append))
+        await asyncio.sleep(0)
+        keeping.cancel()
+        with pytest.raises(StoreError):
+            await store.changes()
+    assert keeping.cancelled()
+    assert not late
+
+
+async def test_a_failure_that_comes_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is in the spool by then, and nobody hears of it."""
+    monkeypatch.setattr(sqlite_file, "_BUSY", 0.1)
+    late: list[Kept] = []
+    async with store_in(tmp_path, patience=0.01) as store:
+        with locked(tmp_path):
+            assert await store.keep(put_of(body_of()), late.append) is None
+            with pytest.raises(StoreError, match="database is locked"):
+                await store.changes()
+        await until(lambda: not store.problems)
+    assert not late
+    assert _ids(tmp_path) == ["4711"]
+
+
+async def test_a_database_that_is_just_closing(tmp_path: Path) -> None:
+    """The spool takes what comes in that moment, and the next start finds it there."""
+    async with store_in(tmp_path) as store:
+        vars(store)["_rows"].end()
+        assert await store.keep(put_of(body_of()), never_late) is None
+    async with store_in(tmp_path) as store:
+        await until(lambda: not spool_files(tmp_path) or not store.problems)
+        await until(lambda: _ids(tmp_path) == ["4711"])
+
+
 # --- failing -----------------------------------------------------------------------------------
 
 
