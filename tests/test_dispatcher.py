@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from callback_peer import (
@@ -337,6 +337,32 @@ async def test_a_handler_that_is_cancelled_from_outside(
         assert await store.dead_letters() == []
         assert await store.count_pending() == 0
     assert attempts == [1, 1]
+
+
+async def test_a_handler_that_is_cancelled_before_it_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It gets the event all the same: the lease of a run that never was is given back."""
+    monkeypatch.setattr("qmc_async.callback.dispatcher._CANCELLED_DELAY", 0.01)
+    seen = Seen()
+    server = CallbackServer(port=0, store=url_in(tmp_path))
+    server.on_disconnected(name="a")(seen.handler("a"))
+    create_task = asyncio.create_task
+    cancelled: list[str] = []
+
+    def create(work: Any, *, name: str | None = None) -> asyncio.Task[Any]:  # noqa: ANN401 - as asyncio's
+        task = create_task(work, name=name)
+        if name == "qmc handler a" and not cancelled:
+            cancelled.append(name)
+            task.cancel()
+        return task
+
+    monkeypatch.setattr(asyncio, "create_task", create)
+    async with server:
+        await post_to(server, body_of())
+        await until(lambda: deliveries_in(tmp_path) == {"a": ("done", 0, None)})
+    assert cancelled
+    assert seen.attempts == [1]
 
 
 class Unreleasing(SettlingStore, Store):
