@@ -337,7 +337,9 @@ def _explain(error: Exception, *, nothing_left: bool) -> NoReply:
 def _of_httpcore(names: Iterable[str]) -> list[type[Exception]]:
     """Its exceptions, where anybody has imported it."""
     httpcore = sys.modules.get("httpcore")
-    return [] if httpcore is None else [getattr(httpcore, name) for name in names]
+    # None, too, while another thread is importing it.
+    found = [getattr(httpcore, name, None) for name in names]
+    return [each for each in found if each is not None]
 
 
 def _request_of(error: httpx.RequestError) -> httpx.Request | None:

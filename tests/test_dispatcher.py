@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,6 +18,7 @@ from callback_peer import (
     Store,
     body_of,
     deliveries_in,
+    held_in,
     hurry,
     make_due,
     messages,
@@ -28,12 +30,14 @@ from callback_peer import (
 )
 
 from qmc_async import CallbackServer, Delivery, Disconnected, Retry, StoreError
+from qmc_async.store.deliveries import settle
 from qmc_async.store.records import State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from qmc_async.store.group_commit import Job
     from qmc_async.store.records import Outcome, Poll, Polled
 
 
@@ -363,6 +367,72 @@ async def test_a_handler_that_is_cancelled_before_it_begins(
         await until(lambda: deliveries_in(tmp_path) == {"a": ("done", 0, None)})
     assert cancelled
     assert seen.attempts == [1]
+
+
+async def test_handlers_that_cancel_themselves_at_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They have done their work, however many they are: it is written down, and others go on."""
+    monkeypatch.setattr("qmc_async.callback.dispatcher._UNSETTLED", 2)
+    server = CallbackServer(port=0, store=url_in(tmp_path))
+    runs: list[str] = []
+
+    @server.on_disconnected(name="a")
+    async def cancel(event: Disconnected) -> None:
+        runs.append(event.call_id)
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+
+    async with server:
+        for number in range(6):
+            await post_to(server, body_of(str(number)))
+        await until(lambda: len(runs) >= 6)
+        await until(_is_settled(tmp_path))
+    assert sorted(runs) == [str(number) for number in range(6)]
+
+
+def test_a_loop_that_ended_before_it_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a handler had made of an event is written down by the next start, on another loop."""
+    monkeypatch.setattr("qmc_async.store.store._LONGEST_CLOSE", 0.05)
+    monkeypatch.setattr("qmc_async.callback.dispatcher._UNWINDING", 0.05)
+    hangs = threading.Event()
+    seen = Seen()
+    store = Store(url_in(tmp_path))
+    server = CallbackServer(port=0, store=store, shutdown_timeout=0.05)
+    server.on_disconnected(name="a")(seen.handler("a"))
+
+    async def first() -> None:
+        async with server:
+            rows: Any = vars(store)["_rows"]
+            commit = rows._commit
+
+            def hang(jobs: Sequence[Job]) -> None:
+                if any(job.operation is settle for job in jobs):
+                    hangs.wait(60)
+                    raise OSError
+                commit(jobs)
+
+            rows._commit = hang
+            await post_to(server, body_of())
+            await until(lambda: seen.all)
+
+    async def second() -> None:
+        async with server:
+            await until(lambda: deliveries_in(tmp_path) == {"a": ("done", 0, None)})
+            await until(lambda: not held_in(server))
+            dispatcher: Any = vars(server)["_dispatcher"]
+            assert not dispatcher._writing
+            assert dispatcher._settling["a"] == 0
+
+    try:
+        asyncio.run(first())
+        asyncio.run(second())
+    finally:
+        hangs.set()
+    assert seen.names == ["a"]
 
 
 class Unreleasing(SettlingStore, Store):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from callback_peer import SUCCESS, alone, body_of, hurry, select_in, until, url_in
 from store_support import (
+    ask,
     database_of,
     hurry_spool,
     keep,
@@ -21,6 +22,7 @@ from store_support import (
 from qmc_async import ConfigError
 from qmc_async.store import State, Store
 from qmc_async.store.records import Outcome
+from qmc_async.store.salvage import Salvage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,6 +53,31 @@ async def _fill(store: Store, count: int = COUNT) -> None:
         assert await store.settle(outcome)
     await keep(store, body_of("unrouted"))
     await keep(store, body_of("unrouted", reason="Other"))
+
+
+async def test_a_row_without_what_it_must_have(tmp_path: Path) -> None:
+    """It is passed over, also where its call came again meanwhile; the others are copied."""
+    old = tmp_path / "old"
+    old.mkdir()
+    async with store_in(old) as store:
+        for number in range(5):
+            await keep(store, body_of(f"{number:04}"))
+    for statements in (
+        (
+            "PRAGMA writable_schema = ON",
+            "UPDATE sqlite_schema SET sql = replace(sql, 'problem TEXT NOT NULL', 'problem TEXT')",
+        ),
+        ("UPDATE qmc_events SET problem = NULL WHERE event_id = '0003'",),
+    ):
+        with closing(sqlite3.connect(old / "qmc.db", isolation_level=None)) as file:
+            for statement in statements:
+                file.execute(statement)
+    async with store_in(tmp_path) as store:
+        await keep(store, body_of("0003", reason="Other"))
+        salvage = Salvage(old / "qmc.db")
+        assert await ask(store, salvage.copy_some, None) == (1, 4)
+        assert salvage.unread == 1
+    assert [row[0] for row in _rows(tmp_path / "qmc.db")] == [f"{n:04}" for n in range(5)]
 
 
 def _rows(path: Path) -> list[tuple[object, ...]]:

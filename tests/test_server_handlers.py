@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from callback_peer import (
     SUCCESS,
+    Seen,
     Store,
     alone,
     body_of,
@@ -27,6 +29,7 @@ from qmc_async import (
     Reason,
     StoreError,
 )
+from qmc_async.store import Store as BaseStore
 from qmc_async.store.events import Listing
 
 if TYPE_CHECKING:
@@ -148,6 +151,25 @@ async def test_what_cannot_be_kept(failure: Exception, caplog: pytest.LogCapture
         assert (await there.post(body_of("4712"))).body == SUCCESS
         await until(lambda: len(there.ended) == 2)
         assert await store.count_pending() == 0
+
+
+@pytest.mark.parametrize("kind", ["memory", "file"])
+async def test_a_loop_that_is_blocked(kind: str, tmp_path: Path) -> None:
+    """Longer than all patience, in the very round: the store has it meanwhile, and it runs once."""
+    store = BaseStore("sqlite://" if kind == "memory" else url_in(tmp_path), patience=0.05)
+    seen = Seen()
+    server = CallbackServer(port=0, store=store)
+    server.on_disconnected(name="a")(seen.handler("a"))
+    async with server:
+        receiver = vars(server)["_receiver"]
+        await receiver.take(body_of("warm"))
+        taking = asyncio.create_task(receiver.take(body_of()))
+        asyncio.get_running_loop().call_soon(time.sleep, 0.6)  # after it, in the same round
+        assert (await taking).status == 200
+        await until(lambda: len(seen.all) == 2)
+        await asyncio.sleep(0.1)
+        assert seen.names == ["a", "a"]
+        assert server.problems == {}
 
 
 async def test_before_the_start(caplog: pytest.LogCaptureFixture) -> None:

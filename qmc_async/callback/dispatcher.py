@@ -77,17 +77,20 @@ class Dispatcher:
         self._telemetry = telemetry
         self._slots = max_concurrency
         self._booked: Counter[str] = Counter()
+        self._bookings: dict[int, Put] = {}
         self._taken: Counter[str] = Counter()
         self._settling: Counter[str] = Counter()
         self._ready: dict[str, deque[Claim]] = defaultdict(deque)
         self._behind: set[str] = set()
         self._held: dict[tuple[str, str], Claim] = {}
         self._unsettled: list[Outcome] = []
-        self._writing = 0
+        self._writing: dict[int, Outcome] = {}
         self._written_all = asyncio.Event()
         self._waiting: OrderedDict[tuple[str, str], Outcome] = OrderedDict()
         self._files_lost = 0
-        self._running: set[asyncio.Task[Any]] = set()
+        self._running: dict[asyncio.Task[Any], Claim | None] = {}
+        """Each handler's run, with what is to be given back if nothing comes of it."""
+        self._numbers = itertools.count()
         self._patience = Patience()
         self._polling: asyncio.Task[None]  # since the start
         self._renewing: asyncio.Task[None]
@@ -102,6 +105,11 @@ class Dispatcher:
         self._stopping = False
         self._written_all = asyncio.Event()
         self._patience = Patience()  # its timer is the event loop's
+        # What an earlier run has asked for, and was never told, as its event loop had ended.
+        self._unsettled += self._writing.values()
+        self._writing.clear()
+        self._bookings.clear()
+        self._booked.clear()
         self._waiting.clear()
         self.left_over = frozenset()
         self._files_lost = self._store.files_lost
@@ -124,10 +132,14 @@ class Dispatcher:
                 self._booked[name] += 1
             else:
                 self._behind.add(name)
-        return Put(receipt, room, self._store.owner, self._handlers.of_conflicts)
+        put = Put(receipt, room, self._store.owner, self._handlers.of_conflicts)
+        self._bookings[id(put)] = put
+        return put
 
     def cancel(self, put: Put) -> None:
         """Give the slots of a `Put` back."""
+        if self._bookings.pop(id(put), None) is None:  # of before the last start
+            return
         for name, booked in (put.handlers or {}).items():
             if booked:
                 self._booked[name] -= 1
@@ -177,7 +189,7 @@ class Dispatcher:
         self._stopping = True
         self._look.set()
         # A handler that stops the server does not wait for itself.
-        running = self._running - {asyncio.current_task()}
+        running = set(self._running) - {asyncio.current_task()}
         for claim in itertools.chain.from_iterable(self._ready.values()):
             self._held.pop(claim.key)
             self._unsettled.append(Outcome(claim, State.PENDING))
@@ -229,13 +241,14 @@ class Dispatcher:
     def _run(self, work: Coroutine[Any, Any, object], name: str, claim: Claim | None) -> None:
         self._taken[name] += 1
         task: asyncio.Task[Any] = asyncio.create_task(work, name=f"qmc handler {name}")
-        self._running.add(task)
-        task.add_done_callback(partial(self._ended, name, claim))
+        self._running[task] = claim
+        task.add_done_callback(partial(self._ended, name))
 
-    def _ended(self, name: str, claim: Claim | None, task: asyncio.Task[Any]) -> None:
-        self._running.discard(task)
-        # Asked for, or asyncio complains of what goes through the loop anyway.
-        if (task.cancelled() or task.exception() is not None) and claim is not None:
+    def _ended(self, name: str, task: asyncio.Task[Any]) -> None:
+        claim = self._running.pop(task)
+        if not task.cancelled():
+            task.exception()  # or asyncio complains of what goes through the loop anyway
+        if claim is not None:
             # Whoever cancels it may go on doing so.
             delay = 0.0 if self._stopping else _CANCELLED_DELAY
             self._held.pop(claim.key, None)
@@ -249,6 +262,8 @@ class Dispatcher:
 
     async def _deliver(self, handler: Handler, claim: Claim) -> None:
         outcome = await self._attempt(handler, claim)
+        # Also where the task ends as cancelled: a handler may cancel it as the last that it does.
+        self._running[cast("asyncio.Task[Any]", asyncio.current_task())] = None
         self._settling[handler.name] += 1
         self._settle(outcome)
 
@@ -293,15 +308,18 @@ class Dispatcher:
         return await self._store.ledger_entry(call_id=call_id, out_call_id=out_call_id)
 
     def _settle(self, outcome: Outcome) -> None:
-        self._writing += 1
-        written = partial(self._written, outcome)
+        number = next(self._numbers)
+        self._writing[number] = outcome
+        written = partial(self._written, number)
         try:
             self._store.begin_to_settle(outcome, written)
         except StoreError as error:
             written(error)
 
-    def _written(self, outcome: Outcome, answer: bool | BaseException) -> None:  # noqa: FBT001 - the store's
-        self._writing -= 1
+    def _written(self, number: int, answer: bool | BaseException) -> None:  # noqa: FBT001 - the store's
+        outcome = self._writing.pop(number, None)
+        if outcome is None:  # of before the last start, which has put it back
+            return
         if not self._writing:
             self._written_all.set()
         is_error = isinstance(answer, BaseException)

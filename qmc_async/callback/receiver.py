@@ -56,6 +56,9 @@ class Receiver:
 
     async def finish(self, timeout: float) -> None:  # noqa: ASYNC109 - what is late goes on
         """Wait until all that is being taken is answered for, for so many seconds at most."""
+        # Of an event loop that has ended nobody is told any more.
+        loop = asyncio.get_running_loop()
+        self._taking = {one for one in self._taking if one.get_loop() is loop}
         if self._taking:
             self._is_idle = asyncio.Event()
             with suppress(TimeoutError):

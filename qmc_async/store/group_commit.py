@@ -1,9 +1,9 @@
 """One thread that does what many coroutines ask for, all that waits in one go.
 
 Whoever comes while the thread is busy shares the next go with all others who do: many
-notifications, one fsync. Whoever comes while it is idle waits for those only who come in the same
-round of the event loop, unless nobody waits for him: then a few milliseconds are worth a
-transaction.
+notifications, one fsync. Whoever comes while it is idle does not wait for company, unless nobody
+waits for him: then a few milliseconds are worth a transaction. Nor does he wait for the event loop,
+which somebody may block.
 """
 
 from __future__ import annotations
@@ -89,7 +89,6 @@ class GroupCommit(Generic[R]):
         self._ended: asyncio.Future[None] | None = None
         self._closing = False
         self._kept_back: list[Job] = []
-        self._is_leaving = False
 
     async def open(self) -> None:
         """Start the thread.
@@ -165,15 +164,11 @@ class GroupCommit(Generic[R]):
             raise StoreError("the store was opened on another event loop")
         self._kept_back.append(Job(operation, argument, then))
         if not can_wait:
-            if not self._is_leaving:
-                # With all that is asked for in this round of the event loop.
-                self._is_leaving = True
-                loop.call_soon(self._hand_on)
+            self._hand_on()
         elif len(self._kept_back) == 1:
             loop.call_later(_COMPANY, self._hand_on)
 
     def _hand_on(self) -> None:
-        self._is_leaving = False
         for job in self._kept_back:
             self._jobs.put(job)
         self._kept_back.clear()

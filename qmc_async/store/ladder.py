@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 from attrs import define
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from qmc_async.store.group_commit import GroupCommit
+    from qmc_async.store.group_commit import GroupCommit, Operation
     from qmc_async.store.records import Put
 
 __all__ = ["Ladder", "Then"]
@@ -36,6 +36,9 @@ Then: TypeAlias = Callable[[Kept | BaseException | None], None]
 """Is told what became of a notification in the database; None where it is in the spool."""
 
 logger = logging.getLogger(__name__)
+
+R = TypeVar("R")
+B = TypeVar("B")
 
 _SPOOL_PATIENCE: Final = 0.25  # seconds beyond the database's 0.4: the answer leaves in 0.7
 _TRIED_EVERY: Final = 0.5  # seconds between two looks whether the database is back
@@ -46,16 +49,16 @@ _FEW: Final = 100  # notifications that are left to forward; the rest need not c
 
 @define(eq=False)
 class _Asked:
-    """What the database was asked to keep.
+    """Somebody who waits for the database, or for the spool.
 
     Attributes:
-        then: is told what became of it.
-        on_late: is told instead, where it was too late to be told the first time.
+        then: is told what it has answered; a `TimeoutError` where it did not in time.
+        late: is told what it has answered after that.
         deadline: of the event loop's time.
     """
 
-    then: Then
-    on_late: Callable[[Kept], None]
+    then: Callable[[Any], None]
+    late: Callable[[Any], None]
     deadline: float
 
 
@@ -89,7 +92,6 @@ class Ladder:
         self._unreadable: set[Path] = set()
         self._asked: dict[_Asked, None] = {}  # in the order in which they came
         self._looking: asyncio.TimerHandle | None = None
-        self._spooling: set[asyncio.Task[None]] = set()
 
     @property
     def problems(self) -> Mapping[str, str]:
@@ -132,27 +134,58 @@ class Ladder:
     def _ask_database(
         self, put: Put, then: Then, on_late: Callable[[Kept], None], end: float
     ) -> None:
-        deadline = end
         if self._spool is not None:
-            deadline = min(end, asyncio.get_running_loop().time() + self._patience)
-        asked = _Asked(then, on_late, deadline)
+            end = min(end, asyncio.get_running_loop().time() + self._patience)
+
+        def answered(answer: Kept | BaseException) -> None:
+            if isinstance(answer, TimeoutError):
+                self._went_down(f"it did not answer in {self._patience:.2g} s")
+                answer = StoreError("the store is too slow")
+            elif isinstance(answer, StoreError) and answer.temporary:
+                self._went_down(str(answer))
+            then(answer)
+
+        def late(answer: Kept | BaseException) -> None:
+            if isinstance(answer, Kept):  # else it is in the spool, and that was told
+                on_late(answer)
+
+        self._ask(self._rows, events.put, put, _Asked(answered, late, end))
+
+    def _ask_spool(self, put: Put, then: Then, _: Callable[[Kept], None], end: float) -> None:
+        if self._spool is None:
+            then(StoreError("there is no spool"))
+            return
+
+        def answered(answer: BaseException | None) -> None:
+            self._to_forward.set()
+            self._is_spool_down = isinstance(answer, OSError)
+            if isinstance(answer, OSError):  # a TimeoutError is one
+                answer = StoreError(f"the spool failed: {type(answer).__name__}")
+            then(answer)
+
+        def late(_: object) -> None:
+            self._to_forward.set()
+
+        self._ask(self._spool, spool_file.append, put, _Asked(answered, late, end))
+
+    def _ask(
+        self, group: GroupCommit[R], operation: Operation[R, Put, B], put: Put, asked: _Asked
+    ) -> None:
         try:
-            self._rows.begin(events.put, put, partial(self._answered, asked))
+            group.begin(operation, put, partial(self._answered, asked))
         except StoreError as error:
-            then(error)
+            asked.then(error)
             return
         self._asked[asked] = None
-        if self._looking is None or self._looking.when() > deadline:
-            self._look_again_at(deadline)
+        if self._looking is None or self._looking.when() > asked.deadline:
+            self._look_again_at(asked.deadline)
 
-    def _answered(self, asked: _Asked, answer: Kept | BaseException) -> None:
+    def _answered(self, asked: _Asked, answer: object) -> None:
         if asked in self._asked:
             del self._asked[asked]
-            if isinstance(answer, StoreError) and answer.temporary:
-                self._went_down(str(answer))
             asked.then(answer)
-        elif isinstance(answer, Kept):  # else it is in the spool, and that was told
-            asked.on_late(answer)
+        else:
+            asked.late(answer)
 
     def _look_again_at(self, deadline: float) -> None:
         # One timer for all of them: most are answered long before.
@@ -164,41 +197,11 @@ class Ladder:
         self._looking = None
         loop = asyncio.get_running_loop()
         now = loop.time()
-        late = [asked for asked in self._asked if asked.deadline <= now]
-        for asked in late:
+        for asked in [asked for asked in self._asked if asked.deadline <= now]:
             del self._asked[asked]
+            loop.call_soon(asked.then, TimeoutError())
         if self._asked:
             self._look_again_at(min(asked.deadline for asked in self._asked))
-        if late:
-            self._went_down(f"it did not answer in {self._patience:.2g} s")
-        for asked in late:
-            loop.call_soon(asked.then, StoreError("the store is too slow"))
-
-    def _ask_spool(self, put: Put, then: Then, _: Callable[[Kept], None], end: float) -> None:
-        task = asyncio.get_running_loop().create_task(self._keep_in_spool(put, then, end))
-        self._spooling.add(task)
-        task.add_done_callback(self._spooling.discard)
-
-    async def _keep_in_spool(self, put: Put, then: Then, end: float) -> None:
-        problem: Exception | None = None
-        try:
-            await self._append(put, end)
-        except Exception as error:  # noqa: BLE001 - whoever waits is told, whatever it is
-            problem = error
-        then(problem)
-
-    async def _append(self, put: Put, end: float) -> None:
-        if self._spool is None:
-            raise StoreError("there is no spool")
-        try:
-            async with asyncio.timeout_at(end):
-                await self._spool.submit(spool_file.append, put)
-        except (OSError, TimeoutError) as error:
-            self._is_spool_down = True
-            raise StoreError(f"the spool failed: {type(error).__name__}") from None
-        finally:
-            self._to_forward.set()  # also what gets there too late
-        self._is_spool_down = False
 
     def _went_down(self, why: str) -> None:
         if not self._is_down:

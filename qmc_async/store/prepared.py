@@ -85,7 +85,7 @@ class _Written:
         values.update(self.constants)
         for name, convert in self.converts.items():
             values[name] = convert(values[name])
-        return [values[name] for name in self.names] if self.names else values
+        return tuple([values[name] for name in self.names]) if self.names else values
 
 
 class PreparedInsert:
@@ -98,8 +98,9 @@ class PreparedInsert:
 
     def __init__(self, table: Table, columns: Sequence[str]) -> None:
         # Several rows are several insertions, which SQLite would have to be able to undo without
-        # the rest of the transaction, at the price of a copy of each page. Nobody wants that.
-        self._statement = insert(table).prefix_with("OR ROLLBACK", dialect="sqlite")
+        # the rest of the transaction, at the price of a copy of each page. Nobody wants that: one
+        # that fails is followed by a rollback.
+        self._statement = insert(table).prefix_with("OR FAIL", dialect="sqlite")
         self._columns = columns
         self._written: dict[str, _Written] = {}
 
@@ -108,7 +109,8 @@ class PreparedInsert:
         written = self.written_for(connection.dialect)
         values = [written.row(row) for row in rows]
         driver = sqlite_driver(connection)
-        if driver is None:
+        # Who passes over what fails, by a savepoint, wants to be told by SQLAlchemy.
+        if driver is None or connection.in_nested_transaction():
             connection.exec_driver_sql(written.sql, values)
             return
         marks = f", ({', '.join('?' * len(written.names))})"
