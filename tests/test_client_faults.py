@@ -124,7 +124,7 @@ NO_USE = Expected(TransportError, 3, 3)
 REFUSED = Expected(ApiError, 1, 1)
 FORBIDDEN = Expected(AuthenticationError, 1, 1)
 LIMITED = Expected(RateLimited, 1, 1)
-SHORT: Options = {"timeout": 0.06}
+SHORT: Options = {"timeout": 0.2}
 
 FAULTS = [
     # No connection comes about.
@@ -153,7 +153,7 @@ FAULTS = [
     Fault("closed in a chunk", half_a_chunk, UNKNOWN, NO_USE),
     # The reply is too slow.
     Fault("no reply", never_answer, UNKNOWN, NO_USE, options=SHORT),
-    Fault("reply after the timeout", late(http(DONE), 0.2), UNKNOWN, NO_USE, options=SHORT),
+    Fault("reply after the timeout", late(http(DONE), 0.6), UNKNOWN, NO_USE, options=SHORT),
     Fault(
         "reply that trickles past the deadline",
         trickle,

@@ -21,6 +21,7 @@ from malformed_requests import REQUESTS
 from shells import SHELLS, WAITING, serving
 
 from qmc_async import CallbackServer, Disconnected, UnknownNotification
+from qmc_async.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -57,7 +58,10 @@ class Service:
         self.folder = folder
         self.handled = 0
         self.server = CallbackServer(
-            store=url_in(folder), signer=SIGNER, port=0, shutdown_timeout=5
+            store=Store(url_in(folder), patience=30),  # on an overloaded machine too
+            signer=SIGNER,
+            port=0,
+            shutdown_timeout=5,
         )
         self.server.on_disconnected(name="ended")(self.note)
         self.server.on_unknown(name="unknown")(self.note)
