@@ -9,7 +9,8 @@ import time
 from contextlib import asynccontextmanager
 from contextvars import copy_context
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Self
+from functools import partial
+from typing import TYPE_CHECKING, Self, cast
 
 from aiohttp import web
 
@@ -483,12 +484,10 @@ class CallbackServer(Registration):
     def _accept(self, receipt: Receipt, then: Callable[[BaseException | None], None]) -> None:
         put = self._dispatcher.prepare(receipt)
         # Handlers are part of what the notification is part of, such as a trace.
-        run = copy_context().run
+        run = cast("Callable[..., None]", copy_context().run)
         try:
             self._store.begin_to_keep(
-                put,
-                lambda kept: run(self._accepted, put, then, kept),
-                lambda kept: run(self._dispatcher.deliver, kept),
+                put, partial(run, self._accepted, put, then), partial(run, self._dispatcher.deliver)
             )
         except Exception as error:  # noqa: BLE001 - a store may raise anything, and be answered for
             self._accepted(put, then, error)

@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from attrs import define
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from qmc_async.store.group_commit import GroupCommit, Operation
+    from qmc_async.store.group_commit import GroupCommit
     from qmc_async.store.records import Put
 
 __all__ = ["Ladder", "Then"]
@@ -37,9 +37,6 @@ Then: TypeAlias = Callable[[Kept | BaseException | None], None]
 
 logger = logging.getLogger(__name__)
 
-R = TypeVar("R")
-B = TypeVar("B")
-
 _SPOOL_PATIENCE: Final = 0.25  # seconds beyond the database's 0.4: the answer leaves in 0.7
 _TRIED_EVERY: Final = 0.5  # seconds between two looks whether the database is back
 _ADOPTED_EVERY: Final = 10.0  # seconds between two looks for processes that have died
@@ -48,18 +45,22 @@ _FEW: Final = 100  # notifications that are left to forward; the rest need not c
 
 
 @define(eq=False)
-class _Asked:
-    """Somebody who waits for the database, or for the spool.
+class _Keeping:
+    """A notification on its way down the ladder.
 
     Attributes:
-        then: is told what it has answered; a `TimeoutError` where it did not in time.
-        late: is told what it has answered after that.
-        deadline: of the event loop's time.
+        put: what came.
+        then: told what became of it.
+        on_late: told what became of it in the database, where that took too long.
+        end: of the event loop's time; by then `then` is told.
+        failure: why the first rung did not hold.
     """
 
-    then: Callable[[Any], None]
-    late: Callable[[Any], None]
-    deadline: float
+    put: Put
+    then: Then
+    on_late: Callable[[Kept], None]
+    end: float
+    failure: StoreError | None = None
 
 
 class Ladder:
@@ -69,6 +70,8 @@ class Ladder:
         rows: the database.
         spool: None where there is none.
         patience: seconds that a notification waits for the database.
+        on_kept: told of each notification that was kept, and what became of it, before who waits
+            for that is.
         on_forwarded: called when something has gone from the spool to the database.
     """
 
@@ -77,9 +80,12 @@ class Ladder:
         rows: GroupCommit[Connection],
         spool: GroupCommit[spool_file.Spool] | None,
         patience: float,
+        *,
+        on_kept: Callable[[Put, Kept | None], None],
         on_forwarded: Callable[[], None],
     ) -> None:
         self._rows = rows
+        self._on_kept = on_kept
         self._on_forwarded = on_forwarded
         self._spool = spool
         self._patience = patience
@@ -90,7 +96,9 @@ class Ladder:
         self._to_forward.set()  # what an earlier process may have left
         self._is_forwarding = True
         self._unreadable: set[Path] = set()
-        self._asked: dict[_Asked, None] = {}  # in the order in which they came
+        # Until when each waits, in the order in which they came.
+        self._at_database: dict[_Keeping, float] = {}
+        self._at_spool: dict[_Keeping, float] = {}
         self._looking: asyncio.TimerHandle | None = None
 
     @property
@@ -119,77 +127,85 @@ class Ladder:
                 `patience`.
         """
         end = asyncio.get_running_loop().time() + self._patience + _SPOOL_PATIENCE
-        ladder = [self._ask_database, self._ask_spool]
+        keeping = _Keeping(put, then, on_late, end)
         if self._is_down:  # then nobody waits for it, unless there is nothing else
-            ladder.reverse()
-
-        def go_on(answer: Kept | BaseException | None) -> None:
-            if isinstance(answer, StoreError):
-                ladder[1](put, partial(_with_both, then, answer), on_late, end)
-            else:
-                then(answer)
-
-        ladder[0](put, go_on, on_late, end)
-
-    def _ask_database(
-        self, put: Put, then: Then, on_late: Callable[[Kept], None], end: float
-    ) -> None:
-        if self._spool is not None:
-            end = min(end, asyncio.get_running_loop().time() + self._patience)
-
-        def answered(answer: Kept | BaseException) -> None:
-            if isinstance(answer, TimeoutError):
-                self._went_down(f"it did not answer in {self._patience:.2g} s")
-                answer = StoreError("the store is too slow")
-            elif isinstance(answer, StoreError) and answer.temporary:
-                self._went_down(str(answer))
-            then(answer)
-
-        def late(answer: Kept | BaseException) -> None:
-            if isinstance(answer, Kept):  # else it is in the spool, and that was told
-                on_late(answer)
-
-        self._ask(self._rows, events.put, put, _Asked(answered, late, end))
-
-    def _ask_spool(self, put: Put, then: Then, _: Callable[[Kept], None], end: float) -> None:
-        if self._spool is None:
-            then(StoreError("there is no spool"))
-            return
-
-        def answered(answer: BaseException | None) -> None:
-            self._to_forward.set()
-            self._is_spool_down = isinstance(answer, OSError)
-            if isinstance(answer, OSError):  # a TimeoutError is one
-                answer = StoreError(f"the spool failed: {type(answer).__name__}")
-            then(answer)
-
-        def late(_: object) -> None:
-            self._to_forward.set()
-
-        self._ask(self._spool, spool_file.append, put, _Asked(answered, late, end))
-
-    def _ask(
-        self, group: GroupCommit[R], operation: Operation[R, Put, B], put: Put, asked: _Asked
-    ) -> None:
-        try:
-            group.begin(operation, put, partial(self._answered, asked))
-        except StoreError as error:
-            asked.then(error)
-            return
-        self._asked[asked] = None
-        if self._looking is None or self._looking.when() > asked.deadline:
-            self._look_again_at(asked.deadline)
-
-    def _answered(self, asked: _Asked, answer: object) -> None:
-        if asked in self._asked:
-            del self._asked[asked]
-            asked.then(answer)
+            self._ask_spool(keeping)
         else:
-            asked.late(answer)
+            self._ask_database(keeping)
 
-    def _look_again_at(self, deadline: float) -> None:
+    def _ask_database(self, keeping: _Keeping) -> None:
+        deadline = keeping.end
+        if self._spool is not None:
+            deadline = min(deadline, asyncio.get_running_loop().time() + self._patience)
+        try:
+            self._rows.begin(events.put, keeping.put, partial(self._database_answered, keeping))
+        except StoreError as error:
+            self._leave_database(keeping, error)
+        else:
+            self._at_database[keeping] = deadline
+            self._look_at(deadline)
+
+    def _database_answered(self, keeping: _Keeping, answer: Kept | BaseException) -> None:
+        if self._at_database.pop(keeping, None) is not None:
+            self._leave_database(keeping, answer)
+        elif isinstance(answer, Kept):  # else it is in the spool, and that was told
+            keeping.on_late(answer)
+
+    def _leave_database(self, keeping: _Keeping, answer: Kept | BaseException) -> None:
+        if isinstance(answer, TimeoutError):
+            self._went_down(f"it did not answer in {self._patience:.2g} s")
+            answer = StoreError("the store is too slow")
+        elif isinstance(answer, StoreError) and answer.temporary:
+            self._went_down(str(answer))
+        self._go_on(keeping, answer, self._ask_spool)
+
+    def _ask_spool(self, keeping: _Keeping) -> None:
+        if self._spool is None:
+            self._go_on(keeping, StoreError("there is no spool"), self._ask_database)
+            return
+        try:
+            answered = partial(self._spool_answered, keeping)
+            self._spool.begin(spool_file.append, keeping.put, answered)
+        except StoreError as error:
+            self._leave_spool(keeping, error)
+        else:
+            self._at_spool[keeping] = keeping.end
+            self._look_at(keeping.end)
+
+    def _spool_answered(self, keeping: _Keeping, answer: BaseException | None) -> None:
+        if self._at_spool.pop(keeping, None) is not None:
+            self._leave_spool(keeping, answer)
+        else:
+            self._to_forward.set()
+
+    def _leave_spool(self, keeping: _Keeping, answer: BaseException | None) -> None:
+        self._to_forward.set()
+        self._is_spool_down = isinstance(answer, OSError)
+        if isinstance(answer, OSError):  # a TimeoutError is one
+            answer = StoreError(f"the spool failed: {type(answer).__name__}")
+        self._go_on(keeping, answer, self._ask_database)
+
+    def _go_on(
+        self,
+        keeping: _Keeping,
+        answer: Kept | BaseException | None,
+        ask_other: Callable[[_Keeping], None],
+    ) -> None:
+        if isinstance(answer, StoreError):
+            if keeping.failure is None:
+                keeping.failure = answer
+                ask_other(keeping)
+                return
+            answer = StoreError(f"{keeping.failure}; {answer}")
+        elif not isinstance(answer, BaseException):
+            self._on_kept(keeping.put, answer)
+        keeping.then(answer)
+
+    def _look_at(self, deadline: float) -> None:
         # One timer for all of them: most are answered long before.
         if self._looking is not None:
+            if self._looking.when() <= deadline:
+                return
             self._looking.cancel()
         self._looking = asyncio.get_running_loop().call_at(deadline, self._look_for_late)
 
@@ -197,11 +213,15 @@ class Ladder:
         self._looking = None
         loop = asyncio.get_running_loop()
         now = loop.time()
-        for asked in [asked for asked in self._asked if asked.deadline <= now]:
-            del self._asked[asked]
-            loop.call_soon(asked.then, TimeoutError())
-        if self._asked:
-            self._look_again_at(min(asked.deadline for asked in self._asked))
+        for waiting, leave in (
+            (self._at_database, self._leave_database),
+            (self._at_spool, self._leave_spool),
+        ):
+            for keeping in [one for one, deadline in waiting.items() if deadline <= now]:
+                del waiting[keeping]
+                loop.call_soon(leave, keeping, TimeoutError())
+            if waiting:
+                self._look_at(min(waiting.values()))
 
     def _went_down(self, why: str) -> None:
         if not self._is_down:
@@ -302,8 +322,3 @@ class Ladder:
             if error.temporary or self._spool is None:
                 raise
             await self._spool.submit(spool_file.set_apart, (path, put))
-
-
-def _with_both(then: Then, first: StoreError, answer: Kept | BaseException | None) -> None:
-    """Tell how it ended; where that failed too, both reasons."""
-    then(StoreError(f"{first}; {answer}") if isinstance(answer, StoreError) else answer)

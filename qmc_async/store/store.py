@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import uuid
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeVar
 
@@ -220,7 +219,11 @@ class Store:
         try:
             self._rows = await self._open_database()
             self._ladder = Ladder(
-                self._rows, await self._open_spool(), self._patience, lambda: self._tell(None)
+                self._rows,
+                await self._open_spool(),
+                self._patience,
+                on_kept=self._on_kept,
+                on_forwarded=lambda: self._tell(None),
             )
         except BaseException:
             await self._close()
@@ -324,16 +327,13 @@ class Store:
         """Keep a notification: see `Ladder.keep`."""
         if self._ladder is None:
             raise StoreError("the store is not open")
-        self._ladder.keep(put, partial(self._kept, put, then), on_late)
+        self._ladder.keep(put, then, on_late)
 
-    def _kept(self, put: Put, then: Then, answer: Kept | BaseException | None) -> None:
+    def _on_kept(self, put: Put, kept: Kept | None) -> None:
         event = put.receipt.event
-        if isinstance(event, Disconnected) and (
-            answer is None or (isinstance(answer, Kept) and answer.kind is Kind.DISCONNECTED)
-        ):
+        if isinstance(event, Disconnected) and (kept is None or kept.kind is Kind.DISCONNECTED):
             for hearer in list(self._hearers):
                 hearer.wake(event)
-        then(answer)
 
     def _on_set_aside(self, path: Path) -> None:
         """In the store's thread."""
