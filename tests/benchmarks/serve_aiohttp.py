@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 
 from aiohttp import web
-from lifetime import end_with_parent
+from lifetime import end_with_parent, freeze_imports
 
 ANSWER = b'{"code":"200","msg":"success","data":""}'
 
@@ -30,4 +30,5 @@ async def with_json(request: web.Request) -> web.Response:
 app = web.Application()
 app.router.add_post(sys.argv[2], {"bare": bare, "json": with_json}[sys.argv[3]])
 end_with_parent()
+freeze_imports()
 web.run_app(app, host="127.0.0.1", port=int(sys.argv[1]), access_log=None, print=None)

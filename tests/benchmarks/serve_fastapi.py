@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import uvicorn
 from fastapi import Depends, FastAPI
-from lifetime import end_with_parent
+from lifetime import end_with_parent, freeze_imports
 from rival_models import Notification
 from sqlalchemy import create_engine, event
 from sqlalchemy.exc import IntegrityError
@@ -99,4 +99,5 @@ if how == "nothing":
 else:
     app.post(sys.argv[2])({"commit": committing, "session": with_session}[how](sys.argv[4]))
 end_with_parent()
+freeze_imports()
 uvicorn.run(app, port=int(sys.argv[1]), access_log=False, log_level="warning")

@@ -7,7 +7,7 @@ import signal
 import sys
 
 from account import SIGNER
-from lifetime import end_with_parent
+from lifetime import end_with_parent, freeze_imports
 
 from qmc_async import CallbackServer, Disconnected
 
@@ -27,4 +27,5 @@ async def main(port: int, store: str) -> None:
 
 
 end_with_parent()
+freeze_imports()
 asyncio.run(main(int(sys.argv[1]), sys.argv[2]))

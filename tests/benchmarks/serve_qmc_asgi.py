@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 from account import SIGNER
 from fastapi import FastAPI
-from lifetime import end_with_parent
+from lifetime import end_with_parent, freeze_imports
 
 from qmc_async import CallbackServer, Disconnected
 
@@ -34,6 +34,7 @@ async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
 app = FastAPI(lifespan=lifespan)
 app.mount("/qmc", server.asgi)
 end_with_parent()
+freeze_imports()
 uvicorn.run(
     app,
     port=int(sys.argv[1]),
