@@ -106,6 +106,7 @@ _RENEW = update(deliveries).where(_OURS).values(due_at=bindparam("until"))
 _SETTLE = PreparedForKeys(
     lambda size: (
         update(deliveries)
+        .prefix_with("OR FAIL", dialect="sqlite")  # as for what is inserted: see `PreparedInsert`
         .where(
             among_keys(deliveries.c.event_id, size),
             deliveries.c.handler == bindparam("a_handler"),
