@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+import socket
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -287,6 +288,33 @@ async def test_nothing_ticks_where_nobody_is(edge: Any) -> None:  # noqa: ANN401
                 # The answer may be here before whoever has sent it goes on.
                 await until(lambda: vars(places_of(there))["_tick"] is not None)
             await until(lambda: vars(places_of(there))["_tick"] is None)
+
+
+async def test_a_sender_that_never_reads() -> None:
+    """Nothing more is read of one that leaves its answers: they would fill the memory."""
+    store = Store()
+    async with by_itself(10, store=store) as there:
+        loop = asyncio.get_running_loop()
+        with socket.socket() as sender:
+            sender.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            sender.setblocking(False)  # noqa: FBT003 - its only argument
+            await loop.sock_connect(sender, ("127.0.0.1", there.port))
+            runner: Any = vars(there.server)["_runner"]
+            await until(lambda: runner.server.connections)
+            [connection] = runner.server.connections
+            line = connection.transport.get_extra_info("socket")
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            with suppress(TimeoutError):
+                for _ in range(100):
+                    async with asyncio.timeout(1):
+                        await loop.sock_sendall(sender, WHOLE * 100)
+            taken: list[int] = [-1]
+            while len(store.put_bodies) > taken[-1]:
+                taken.append(len(store.put_bodies))
+                await asyncio.sleep(0.5)
+            buffered: int = connection.transport.get_write_buffer_size()
+    assert 100 < taken[-1] < 10_000
+    assert buffered < 2 * 64 * 1024
 
 
 async def test_a_websocket_needs_no_place() -> None:

@@ -120,6 +120,7 @@ class _Success(web.StreamResponse):
                 f"Date: {formatdate(now, usegmt=True)}\r\n\r\n"
             ).encode() + RECEIVED.body
         await request.writer.write(self._whole)
+        await request.writer.drain()  # who never reads must not fill the memory
 
     async def write_eof(self, data: bytes = b"") -> None:
         """Nothing is left to be sent."""
