@@ -163,8 +163,8 @@ class PreparedForKeys:
             rows = [written.row({**values, "key_0": key}) for key in keys]
             return connection.exec_driver_sql(written.sql, rows)
         size = 1 << (len(keys) - 1).bit_length()
-        for number in range(size):
-            values[f"key_{number}"] = keys[min(number, len(keys) - 1)]
+        padded = [*keys, *[keys[-1]] * (size - len(keys))]
+        values.update((f"key_{number}", key) for number, key in enumerate(padded))
         written = self.written_for(connection.dialect, size)
         return driver.execute(written.sql, written.row(values))
 
