@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import sqlite3
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -26,13 +27,14 @@ from store_support import (
 
 from qmc_async import StoreError
 from qmc_async.store import Store, sqlite_file
+from qmc_async.store.records import Kind
 from qmc_async.store.spool_file import Spool, append
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from qmc_async.store.records import Kept
+    from qmc_async.store.records import Kept, Put
 
 
 @pytest.fixture(autouse=True)
@@ -122,6 +124,45 @@ async def test_a_commit_that_comes_late(tmp_path: Path) -> None:
         rows = select_in(tmp_path, "SELECT owner, fence FROM qmc_deliveries")
         assert rows == [("us", 1)]
         assert _ids(tmp_path) == ["4711"]
+
+
+async def test_a_commit_that_comes_before_the_spool(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though late, it is the answer; what the spool holds is known when it comes from there."""
+    go_on = threading.Event()
+    appended: list[object] = []
+
+    def late(spool: Spool, puts: Sequence[Put]) -> Sequence[None]:
+        go_on.wait(60)
+        appended.append(puts)
+        return append(spool, puts)
+
+    monkeypatch.setattr("qmc_async.store.spool_file.append", late)
+    async with store_in(tmp_path, patience=0.05) as store:
+        with locked(tmp_path):
+            keeping = asyncio.ensure_future(store.keep(put_of(body_of()), never_late))
+            await until(lambda: "store" in store.problems)
+        kept = await keeping
+        assert kept is not None
+        assert kept.kind is Kind.DISCONNECTED
+        go_on.set()
+        await until(lambda: appended and not store.problems)
+        await until(lambda: not store._ladder.is_forwarding)  # type: ignore[union-attr]  # it is open
+    assert _ids(tmp_path) == ["4711"]
+
+
+async def test_a_mistake_in_who_hears_of_ends(tmp_path: Path) -> None:
+    """Who waits for the answer gets it all the same."""
+
+    class Mistaken:
+        def wake(self, _: object) -> None:
+            raise RuntimeError
+
+    async with store_in(tmp_path) as store:
+        vars(store)["_hearers"].add(Mistaken())
+        async with asyncio.timeout(10):
+            assert (await keep(store, body_of())).kind is Kind.DISCONNECTED
 
 
 async def test_who_asks_can_be_cancelled(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@
 5. A slot is free again once the handler is done. What waits for a slot, and what waits to be
    written down, is bounded too: there is no more room while there is too much of it.
 6. What a handler has made of an event is written down until that succeeds, and held until then.
+7. What could not be kept is delivered from memory, and not again where it is kept after all.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ import time
 from collections import Counter, OrderedDict, defaultdict, deque
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+
+from attrs import evolve
 
 from qmc_async.callback.delivery import Delivery, Postpone, Reject
 from qmc_async.callback.patience import Patience
@@ -42,6 +45,8 @@ if TYPE_CHECKING:
 __all__ = ["Dispatcher"]
 
 logger = logging.getLogger(__name__)
+
+R = TypeVar("R")
 
 _POLLED_EVERY: Final = 1.0  # seconds
 _RENEWED_EVERY: Final = LEASE / 3
@@ -87,6 +92,8 @@ class Dispatcher:
         self._writing: dict[int, Outcome] = {}
         self._written_all = asyncio.Event()
         self._waiting: OrderedDict[tuple[str, str], Outcome] = OrderedDict()
+        self._unkept: OrderedDict[tuple[str, str], asyncio.Task[Outcome]] = OrderedDict()
+        """By receipt and handler: what it has done already, where the event is kept after all."""
         self._files_lost = 0
         self._running: dict[asyncio.Task[Any], Claim | None] = {}
         """Each handler's run, with what is to be given back if nothing comes of it."""
@@ -111,6 +118,7 @@ class Dispatcher:
         self._bookings.clear()
         self._booked.clear()
         self._waiting.clear()
+        self._unkept.clear()
         self.left_over = frozenset()
         self._files_lost = self._store.files_lost
         self._look = asyncio.Event()
@@ -175,10 +183,12 @@ class Dispatcher:
                 self._remember(Outcome(receipt.claim(name, fence=0), State.PENDING))
 
     def deliver_unkept(self, receipt: Receipt) -> None:
-        """Start the handlers of an event that could not be kept: once, and nobody knows later."""
+        """Start the handlers of an event that could not be kept, and may never be."""
         for name in self._handlers.wanting(receipt.event):
-            handler = self._handlers.by_name[name]
-            self._run(self._attempt(handler, receipt.claim(name, fence=0)), name, None)
+            work = self._attempt(self._handlers.by_name[name], receipt.claim(name, fence=0))
+            self._unkept[receipt.receipt_id, name] = self._run(work, name, None)
+            if len(self._unkept) > _REMEMBERED:
+                self._unkept.popitem(last=False)
 
     async def stop(self, end: float) -> None:
         """Let the running handlers end, and give back what they hold.
@@ -222,6 +232,10 @@ class Dispatcher:
         return task in self._running
 
     def _begin(self, claim: Claim) -> None:
+        if unkept := self._unkept.pop((claim.receipt.receipt_id, claim.handler), None):
+            self._held[claim.key] = claim
+            unkept.add_done_callback(partial(self._settle_unkept, claim))
+            return
         # What was polled meets what came meanwhile, and the store may have kept it too late.
         ready = self._ready[claim.handler]
         if self._stopping or len(ready) >= self._slots:
@@ -238,11 +252,21 @@ class Dispatcher:
         handler = self._handlers.by_name[claim.handler]
         self._run(self._deliver(handler, claim), handler.name, claim)
 
-    def _run(self, work: Coroutine[Any, Any, object], name: str, claim: Claim | None) -> None:
+    def _settle_unkept(self, claim: Claim, task: asyncio.Task[Outcome]) -> None:
+        """Write down what became of an event that was kept after all."""
+        if task.cancelled() or task.exception() is not None:
+            del self._held[claim.key]
+            self._unsettled.append(Outcome(claim, State.PENDING))
+        else:
+            self._settling[claim.handler] += 1
+            self._settle(evolve(task.result(), claim=claim))
+
+    def _run(self, work: Coroutine[Any, Any, R], name: str, claim: Claim | None) -> asyncio.Task[R]:
         self._taken[name] += 1
-        task: asyncio.Task[Any] = asyncio.create_task(work, name=f"qmc handler {name}")
-        self._running[task] = claim
+        task = asyncio.create_task(work, name=f"qmc handler {name}")
+        self._running.setdefault(task, claim)  # an eager task may have done its work already
         task.add_done_callback(partial(self._ended, name))
+        return task
 
     def _ended(self, name: str, task: asyncio.Task[Any]) -> None:
         claim = self._running.pop(task)

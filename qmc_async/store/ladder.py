@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from attrs import define
 
+from qmc_async.deadlines import Deadlines
 from qmc_async.errors import StoreError
 from qmc_async.store import deliveries, events, spool_file
 from qmc_async.store.records import Kept
@@ -96,10 +97,12 @@ class Ladder:
         self._to_forward.set()  # what an earlier process may have left
         self._is_forwarding = True
         self._unreadable: set[Path] = set()
-        # Until when each waits, in the order in which they came.
-        self._at_database: dict[_Keeping, float] = {}
-        self._at_spool: dict[_Keeping, float] = {}
-        self._looking: asyncio.TimerHandle | None = None
+        self._at_database = Deadlines[_Keeping](
+            lambda keeping: self._leave_database(keeping, TimeoutError())
+        )
+        self._at_spool = Deadlines[_Keeping](
+            lambda keeping: self._leave_spool(keeping, TimeoutError())
+        )
 
     @property
     def problems(self) -> Mapping[str, str]:
@@ -137,19 +140,21 @@ class Ladder:
         deadline = keeping.end
         if self._spool is not None:
             deadline = min(deadline, asyncio.get_running_loop().time() + self._patience)
+        self._at_database.add(keeping, deadline)
         try:
             self._rows.begin(events.put, keeping.put, partial(self._database_answered, keeping))
         except StoreError as error:
+            self._at_database.discard(keeping)
             self._leave_database(keeping, error)
-        else:
-            self._at_database[keeping] = deadline
-            self._look_at(deadline)
 
     def _database_answered(self, keeping: _Keeping, answer: Kept | BaseException) -> None:
-        if self._at_database.pop(keeping, None) is not None:
+        if self._at_database.discard(keeping):
             self._leave_database(keeping, answer)
-        elif isinstance(answer, Kept):  # else it is in the spool, and that was told
-            keeping.on_late(answer)
+        elif isinstance(answer, Kept):  # else it is in the spool, or that was told
+            if self._at_spool.discard(keeping):
+                self._tell(keeping, answer)
+            else:
+                keeping.on_late(answer)
 
     def _leave_database(self, keeping: _Keeping, answer: Kept | BaseException) -> None:
         if isinstance(answer, TimeoutError):
@@ -163,17 +168,16 @@ class Ladder:
         if self._spool is None:
             self._go_on(keeping, StoreError("there is no spool"), self._ask_database)
             return
+        self._at_spool.add(keeping, keeping.end)
         try:
             answered = partial(self._spool_answered, keeping)
             self._spool.begin(spool_file.append, keeping.put, answered)
         except StoreError as error:
+            self._at_spool.discard(keeping)
             self._leave_spool(keeping, error)
-        else:
-            self._at_spool[keeping] = keeping.end
-            self._look_at(keeping.end)
 
     def _spool_answered(self, keeping: _Keeping, answer: BaseException | None) -> None:
-        if self._at_spool.pop(keeping, None) is not None:
+        if self._at_spool.discard(keeping):
             self._leave_spool(keeping, answer)
         else:
             self._to_forward.set()
@@ -191,37 +195,20 @@ class Ladder:
         answer: Kept | BaseException | None,
         ask_other: Callable[[_Keeping], None],
     ) -> None:
-        if isinstance(answer, StoreError):
-            if keeping.failure is None:
-                keeping.failure = answer
-                ask_other(keeping)
-                return
-            answer = StoreError(f"{keeping.failure}; {answer}")
-        elif not isinstance(answer, BaseException):
-            self._on_kept(keeping.put, answer)
-        keeping.then(answer)
+        if not isinstance(answer, StoreError):
+            self._tell(keeping, answer)
+        elif keeping.failure is None:
+            keeping.failure = answer
+            ask_other(keeping)
+        else:
+            self._tell(keeping, StoreError(f"{keeping.failure}; {answer}"))
 
-    def _look_at(self, deadline: float) -> None:
-        # One timer for all of them: most are answered long before.
-        if self._looking is not None:
-            if self._looking.when() <= deadline:
-                return
-            self._looking.cancel()
-        self._looking = asyncio.get_running_loop().call_at(deadline, self._look_for_late)
-
-    def _look_for_late(self) -> None:
-        self._looking = None
-        loop = asyncio.get_running_loop()
-        now = loop.time()
-        for waiting, leave in (
-            (self._at_database, self._leave_database),
-            (self._at_spool, self._leave_spool),
-        ):
-            for keeping in [one for one, deadline in waiting.items() if deadline <= now]:
-                del waiting[keeping]
-                loop.call_soon(leave, keeping, TimeoutError())
-            if waiting:
-                self._look_at(min(waiting.values()))
+    def _tell(self, keeping: _Keeping, answer: Kept | BaseException | None) -> None:
+        try:
+            if not isinstance(answer, BaseException):
+                self._on_kept(keeping.put, answer)
+        finally:
+            keeping.then(answer)
 
     def _went_down(self, why: str) -> None:
         if not self._is_down:

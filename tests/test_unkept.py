@@ -1,0 +1,152 @@
+"""What could not be kept is delivered from memory; what was kept after all, not once more."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from callback_peer import SOON, Seen, body_of, hurry, post_to, running_in, until
+from store_support import held_up, hurry_spool
+
+from qmc_async import CallbackServer, Disconnected
+from qmc_async.models import ids_of
+from qmc_async.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    hurry(monkeypatch)
+    hurry_spool(monkeypatch)
+    monkeypatch.setattr("qmc_async.store.ladder._SPOOL_PATIENCE", 0.0)
+
+
+@pytest.fixture
+async def server() -> AsyncGenerator[CallbackServer]:
+    """A server whose store, which has no spool, is waited for only for a moment."""
+    server = CallbackServer(
+        port=0, store=Store("sqlite://", patience=0.05), max_concurrency=1, shutdown_timeout=0.2
+    )
+    yield server
+    assert not running_in(server)
+
+
+def _store(server: CallbackServer) -> Store:
+    store: Store = vars(server)["_store"]
+    return store
+
+
+def _ids(seen: Seen) -> list[str | None]:
+    return [ids_of(event)[0] for _, event in seen.all]
+
+
+async def _post_while_held_up(server: CallbackServer, call_id: str = "4711") -> None:
+    async with held_up(_store(server)):
+        assert (await post_to(server, body_of(call_id))).status == 500
+        await asyncio.sleep(0)
+
+
+async def _all_done(server: CallbackServer) -> None:
+    async with asyncio.timeout(20):
+        while await _store(server).count_pending():
+            pass
+
+
+async def test_a_commit_that_comes_late(server: CallbackServer) -> None:
+    """The handler's run counts: it is written down as done."""
+    seen = Seen()
+    server.on_disconnected(name="a")(seen.handler("a"))
+    async with server:
+        await _post_while_held_up(server)
+        await _all_done(server)
+        await post_to(server, body_of("4712"))
+        await until(lambda: len(seen.all) == 2)
+    assert seen.attempts == [1, 1]
+    assert _ids(seen) == ["4711", "4712"]
+
+
+async def test_a_commit_that_comes_while_the_handler_runs(server: CallbackServer) -> None:
+    """It is waited for."""
+    go_on = asyncio.Event()
+    runs: list[str] = []
+
+    @server.on_disconnected(name="a")
+    async def wait(event: Disconnected) -> None:
+        runs.append(event.call_id)
+        await go_on.wait()
+
+    async with server:
+        await _post_while_held_up(server)
+        assert await _store(server).count_pending() == 1
+        go_on.set()
+        await _all_done(server)
+    assert runs == ["4711"]
+
+
+async def test_a_handler_that_has_failed(server: CallbackServer) -> None:
+    """That was its first attempt; the next one comes from the store."""
+    seen = Seen()
+    server.on_disconnected(name="a", retry=SOON)(seen.handler("a", ValueError()))
+    async with server:
+        await _post_while_held_up(server)
+        await until(lambda: len(seen.all) == 2)
+        await _all_done(server)
+    assert seen.attempts == [1, 2]
+
+
+async def test_a_handler_that_is_cancelled(server: CallbackServer) -> None:
+    """That was no attempt: it gets the event again from the store."""
+    attempts: list[int] = []
+
+    @server.on_disconnected(name="a")
+    async def wait(_: Disconnected, delivery: Any) -> None:  # noqa: ANN401 - a `Delivery`
+        attempts.append(delivery.attempt)
+        if len(attempts) == 1:
+            await asyncio.Event().wait()
+
+    async with server:
+        await _post_while_held_up(server)
+        assert await _store(server).count_pending() == 1
+        for task in running_in(server):
+            assert isinstance(task, asyncio.Task)
+            task.cancel()
+        await _all_done(server)
+    assert attempts == [1, 1]
+
+
+async def test_a_handler_that_had_no_room(server: CallbackServer) -> None:
+    """What it has done all the same is not done again when it has room."""
+    go_on = asyncio.Event()
+    runs: list[str] = []
+
+    @server.on_disconnected(name="a")
+    async def wait(event: Disconnected) -> None:
+        runs.append(event.call_id)
+        if event.call_id == "first":
+            await go_on.wait()
+
+    async with server:
+        assert (await post_to(server, body_of("first"))).status == 200
+        await until(lambda: runs)
+        await _post_while_held_up(server)
+        await until(lambda: len(runs) == 2)
+        go_on.set()
+        await _all_done(server)
+    assert runs == ["first", "4711"]
+
+
+async def test_few_are_remembered(server: CallbackServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond that, a handler may get one again: what waits for nothing must not fill the memory."""
+    monkeypatch.setattr("qmc_async.callback.dispatcher._REMEMBERED", 1)
+    seen = Seen()
+    server.on_disconnected(name="a")(seen.handler("a"))
+    async with server:
+        async with held_up(_store(server)):
+            for call_id in ("1", "2"):
+                assert (await post_to(server, body_of(call_id))).status == 500
+        await until(lambda: len(seen.all) == 3)
+        await _all_done(server)
+    assert _ids(seen) == ["1", "2", "1"]
