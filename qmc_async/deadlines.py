@@ -59,5 +59,6 @@ class Deadlines(Generic[T]):
             self._look_at(end)
 
     def _give_up(self, one: T) -> None:
-        if self.discard(one):
+        if self._ends.get(one) == math.inf:  # else it was discarded, or begins anew
+            del self._ends[one]
             self._on_late(one)

@@ -138,15 +138,21 @@ async def test_a_handler_that_had_no_room(server: CallbackServer) -> None:
     assert runs == ["first", "4711"]
 
 
-async def test_few_are_remembered(server: CallbackServer, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("limit", ["_REMEMBERED", "_LONGEST_REMEMBERED"])
+async def test_little_is_remembered(
+    limit: str, server: CallbackServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Beyond that, a handler may get one again: what waits for nothing must not fill the memory."""
-    monkeypatch.setattr("qmc_async.callback.dispatcher._REMEMBERED", 1)
+    bodies = [body_of("1", outCallId="x" * 40), body_of("2")]
+    monkeypatch.setattr(
+        f"qmc_async.callback.dispatcher.{limit}", 1 if limit == "_REMEMBERED" else len(bodies[1])
+    )
     seen = Seen()
     server.on_disconnected(name="a")(seen.handler("a"))
     async with server:
         async with held_up(_store(server)):
-            for call_id in ("1", "2"):
-                assert (await post_to(server, body_of(call_id))).status == 500
+            for body in bodies:
+                assert (await post_to(server, body)).status == 500
         await until(lambda: len(seen.all) == 3)
         await _all_done(server)
     assert _ids(seen) == ["1", "2", "1"]

@@ -186,7 +186,9 @@ class Dispatcher:
         """Start the handlers of an event that could not be kept, and may never be."""
         for name in self._handlers.wanting(receipt.event):
             work = self._attempt(self._handlers.by_name[name], receipt.claim(name, fence=0))
-            self._unkept[receipt.receipt_id, name] = self._run(work, name, None)
+            task = self._run(work, name, None)
+            if len(receipt.body) <= _LONGEST_REMEMBERED:
+                self._unkept[receipt.receipt_id, name] = task
             if len(self._unkept) > _REMEMBERED:
                 self._unkept.popitem(last=False)
 
