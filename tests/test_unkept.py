@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from callback_peer import SOON, Seen, body_of, hurry, post_to, running_in, until
-from store_support import held_up, hurry_spool
+from callback_peer import (
+    SOON,
+    Seen,
+    body_of,
+    deliveries_in,
+    hurry,
+    post_to,
+    running_in,
+    until,
+    url_in,
+)
+from store_support import database_of, held_up, hurry_spool
 
-from qmc_async import CallbackServer, Disconnected
+from qmc_async import CallbackServer, Disconnected, Retry
 from qmc_async.models import ids_of
-from qmc_async.store import Store
+from qmc_async.store import Store, spool_file
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Sequence
+    from pathlib import Path
+
+    from qmc_async.store.records import Put
 
 
 @pytest.fixture(autouse=True)
@@ -136,6 +150,74 @@ async def test_a_handler_that_had_no_room(server: CallbackServer) -> None:
         go_on.set()
         await _all_done(server)
     assert runs == ["first", "4711"]
+
+
+async def test_a_dead_letter_that_is_replayed(server: CallbackServer) -> None:
+    """The handler runs again, though it has done so before: another server had given it up."""
+    store, runs = _store(server), list[str]()
+    other = CallbackServer(port=0, store=store, max_concurrency=1, shutdown_timeout=0.2)
+    is_broken, go_on = True, asyncio.Event()
+
+    def register(there: CallbackServer, name: str) -> None:
+        @there.on_disconnected(name="a", retry=Retry(attempts=1))
+        async def handle(event: Disconnected) -> None:
+            runs.append(f"{name} {event.call_id}")
+            if event.call_id == "first":
+                await go_on.wait()
+            if is_broken:
+                raise ValueError
+
+    register(server, "here")
+    register(other, "there")
+    async with server:
+        async with other:
+            await post_to(server, body_of("first"))
+            await until(lambda: runs)
+            await _post_while_held_up(server)
+            await until(lambda: len(runs) == 3)
+            await until(lambda: not running_in(other))
+            async with asyncio.timeout(20):
+                while not await store.dead_letters():
+                    pass
+        is_broken = False
+        go_on.set()
+        assert await server.replay("4711") == ["a"]
+        await _all_done(server)
+        assert await store.dead_letters() == []
+    assert runs == ["here first", "here 4711", "there 4711", "here 4711"]
+
+
+async def test_a_start_that_comes_before_the_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was done before the stop is not done again: the spool had it all the same."""
+    monkeypatch.setattr("qmc_async.store.ladder._SPOOL_PATIENCE", 0.02)
+    append = spool_file.append
+    go_on = threading.Event()
+
+    def hang(*_: object) -> None:
+        raise OSError
+
+    def late(spool: spool_file.Spool, puts: Sequence[Put]) -> Sequence[None]:
+        go_on.wait(60)
+        return append(spool, puts)
+
+    seen = Seen()
+    server = CallbackServer(
+        port=0, store=Store(url_in(tmp_path), patience=0.02), shutdown_timeout=0.2
+    )
+    server.on_disconnected(name="a")(seen.handler("a"))
+    async with server:
+        with monkeypatch.context() as patch:
+            patch.setattr("qmc_async.store.spool_file.append", late)
+            database_of(_store(server))._transact = hang
+            assert (await post_to(server, body_of())).status == 500
+            await until(lambda: seen.all and not running_in(server))
+            go_on.set()
+    del database_of(_store(server))._transact
+    async with server:
+        await until(lambda: deliveries_in(tmp_path) == {"a": ("done", 0, None)})
+    assert seen.names == ["a"]
 
 
 @pytest.mark.parametrize("limit", ["_REMEMBERED", "_LONGEST_REMEMBERED"])

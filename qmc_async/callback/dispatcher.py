@@ -8,7 +8,7 @@
 5. A slot is free again once the handler is done. What waits for a slot, and what waits to be
    written down, is bounded too: there is no more room while there is too much of it.
 6. What a handler has made of an event is written down until that succeeds, and held until then.
-7. What could not be kept is delivered from memory, and not again where it is kept after all.
+7. What could not be kept is delivered from memory, and not again by us where it is kept after all.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ _CANCELLED_DELAY: Final = 60.0  # seconds
 _UNSETTLED: Final = 1000  # outcomes of one handler that wait to be written down
 _REMEMBERED: Final = 10_000  # deliveries that are not done, and not under way
 _LONGEST_REMEMBERED: Final = 4096  # bytes of a body; the platform's have less than 1000
+_NEVER_SETTLED: Final = 2  # a fence: leased, and once more when that ended; settling raises it too
 _UNWINDING: Final = 1.0  # seconds that a cancelled handler has for its clean-up
 _LONGEST_ERROR: Final = 2000  # characters that a dead letter keeps
 
@@ -118,7 +119,7 @@ class Dispatcher:
         self._bookings.clear()
         self._booked.clear()
         self._waiting.clear()
-        self._unkept.clear()
+        self._unkept = OrderedDict((key, task) for key, task in self._unkept.items() if task.done())
         self.left_over = frozenset()
         self._files_lost = self._store.files_lost
         self._look = asyncio.Event()
@@ -234,9 +235,13 @@ class Dispatcher:
         return task in self._running
 
     def _begin(self, claim: Claim) -> None:
-        if unkept := self._unkept.pop((claim.receipt.receipt_id, claim.handler), None):
+        unkept = self._unkept.pop((claim.receipt.receipt_id, claim.handler), None)
+        if unkept is not None and claim.fence <= _NEVER_SETTLED:
             self._held[claim.key] = claim
-            unkept.add_done_callback(partial(self._settle_unkept, claim))
+            if unkept.done():
+                self._settle_unkept(claim, unkept)
+            else:
+                unkept.add_done_callback(partial(self._settle_unkept, claim))
             return
         # What was polled meets what came meanwhile, and the store may have kept it too late.
         ready = self._ready[claim.handler]
