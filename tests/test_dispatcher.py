@@ -31,7 +31,7 @@ from callback_peer import (
 
 from qmc_async import CallbackServer, Delivery, Disconnected, Retry, StoreError
 from qmc_async.store.deliveries import settle
-from qmc_async.store.records import State
+from qmc_async.store.records import Receipt, State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -433,6 +433,19 @@ def test_a_loop_that_ended_before_it_was_written(
     finally:
         hangs.set()
     assert seen.names == ["a"]
+
+
+async def test_a_slot_that_was_booked_before_the_last_start(tmp_path: Path) -> None:
+    """A start forgets it: whoever gives it back after that changes nothing."""
+    server = CallbackServer(port=0, store=url_in(tmp_path))
+    server.on_disconnected(name="a")(Seen().handler("a"))
+    dispatcher: Any = vars(server)["_dispatcher"]
+    async with server:
+        put = dispatcher.prepare(Receipt.read(body_of()))
+        assert dispatcher._booked["a"] == 1
+    async with server:
+        dispatcher.cancel(put)
+        assert dispatcher._booked["a"] == 0
 
 
 class Unreleasing(SettlingStore, Store):

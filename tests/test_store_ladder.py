@@ -217,6 +217,16 @@ async def test_a_database_that_is_just_closing(tmp_path: Path) -> None:
         await until(lambda: _ids(tmp_path) == ["4711"])
 
 
+async def test_a_store_that_is_just_closing(tmp_path: Path) -> None:
+    """What comes in that moment can be kept by neither, and the error says so."""
+    async with store_in(tmp_path) as store:
+        ladder: Any = vars(store)["_ladder"]
+        for thread in (ladder._rows, ladder._spool):
+            thread.end()
+        with pytest.raises(StoreError, match=r"the store is not open; the store is not open"):
+            await store.keep(put_of(body_of()), never_late)
+
+
 # --- failing -----------------------------------------------------------------------------------
 
 
