@@ -448,6 +448,47 @@ async def test_a_slot_that_was_booked_before_the_last_start(tmp_path: Path) -> N
         assert dispatcher._booked["a"] == 0
 
 
+class Unanswering(Store):
+    """A store that writes nothing down, and tells nobody, until it is told to."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.held: list[Callable[[bool | BaseException], None]] = []
+        self.holds = True
+
+    def begin_to_settle(
+        self, outcome: Outcome, then: Callable[[bool | BaseException], None]
+    ) -> None:
+        """Hold it, or write it down."""
+        if self.holds:
+            self.held.append(then)
+        else:
+            super().begin_to_settle(outcome, then)
+
+
+async def test_an_answer_from_before_the_last_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The start has written the outcome down anew: what comes then of the first time is nothing."""
+    monkeypatch.setattr("qmc_async.callback.dispatcher._UNWINDING", 0.05)
+    store = Unanswering(url_in(tmp_path))
+    seen = Seen()
+    server = CallbackServer(port=0, store=store, shutdown_timeout=0.05)
+    server.on_disconnected(name="a")(seen.handler("a"))
+    dispatcher: Any = vars(server)["_dispatcher"]
+    async with server:
+        await post_to(server, body_of())
+        await until(lambda: store.held)
+    store.holds = False
+    async with server:
+        await until(_is_settled(tmp_path))
+        await until(lambda: not held_in(server))
+        for then in store.held:
+            then(True)  # noqa: FBT003 - as the store tells it
+        assert dispatcher._settling["a"] == 0
+    assert seen.names == ["a"]
+
+
 class Unreleasing(SettlingStore, Store):
     """A store that never takes back what was not handled."""
 
