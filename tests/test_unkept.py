@@ -48,24 +48,18 @@ async def server() -> AsyncGenerator[CallbackServer]:
     assert not running_in(server)
 
 
-def _store(server: CallbackServer) -> Store:
-    store: Store = vars(server)["_store"]
-    return store
-
-
 def _ids(seen: Seen) -> list[str | None]:
     return [ids_of(event)[0] for _, event in seen.all]
 
 
-async def _post_while_held_up(server: CallbackServer, call_id: str = "4711") -> None:
-    async with held_up(_store(server)):
-        assert (await post_to(server, body_of(call_id))).status == 500
-        await asyncio.sleep(0)
+async def _post_while_held_up(server: CallbackServer) -> None:
+    async with held_up(server.store):
+        assert (await post_to(server, body_of())).status == 500
 
 
 async def _all_done(server: CallbackServer) -> None:
     async with asyncio.timeout(20):
-        while await _store(server).count_pending():
+        while await server.store.count_pending():
             pass
 
 
@@ -94,7 +88,7 @@ async def test_a_commit_that_comes_while_the_handler_runs(server: CallbackServer
 
     async with server:
         await _post_while_held_up(server)
-        assert await _store(server).count_pending() == 1
+        assert await server.store.count_pending() == 1
         go_on.set()
         await _all_done(server)
     assert runs == ["4711"]
@@ -123,7 +117,7 @@ async def test_a_handler_that_is_cancelled(server: CallbackServer) -> None:
 
     async with server:
         await _post_while_held_up(server)
-        assert await _store(server).count_pending() == 1
+        assert await server.store.count_pending() == 1
         for task in running_in(server):
             assert isinstance(task, asyncio.Task)
             task.cancel()
@@ -154,7 +148,7 @@ async def test_a_handler_that_had_no_room(server: CallbackServer) -> None:
 
 async def test_a_dead_letter_that_is_replayed(server: CallbackServer) -> None:
     """The handler runs again, though it has done so before: another server had given it up."""
-    store, runs = _store(server), list[str]()
+    store, runs = server.store, list[str]()
     other = CallbackServer(port=0, store=store, max_concurrency=1, shutdown_timeout=0.2)
     is_broken, go_on = True, asyncio.Event()
 
@@ -210,11 +204,11 @@ async def test_a_start_that_comes_before_the_commit(
     async with server:
         with monkeypatch.context() as patch:
             patch.setattr("qmc_async.store.spool_file.append", late)
-            database_of(_store(server))._transact = hang
+            database_of(server.store)._transact = hang
             assert (await post_to(server, body_of())).status == 500
             await until(lambda: seen.all and not running_in(server))
             go_on.set()
-    del database_of(_store(server))._transact
+    del database_of(server.store)._transact
     async with server:
         await until(lambda: deliveries_in(tmp_path) == {"a": ("done", 0, None)})
     assert seen.names == ["a"]
@@ -232,7 +226,7 @@ async def test_little_is_remembered(
     seen = Seen()
     server.on_disconnected(name="a")(seen.handler("a"))
     async with server:
-        async with held_up(_store(server)):
+        async with held_up(server.store):
             for body in bodies:
                 assert (await post_to(server, body)).status == 500
         await until(lambda: len(seen.all) == 3)

@@ -188,10 +188,7 @@ class Dispatcher:
         for name in self._handlers.wanting(receipt.event):
             work = self._attempt(self._handlers.by_name[name], receipt.claim(name, fence=0))
             task = self._run(work, name, None)
-            if len(receipt.body) <= _LONGEST_REMEMBERED:
-                self._unkept[receipt.receipt_id, name] = task
-            if len(self._unkept) > _REMEMBERED:
-                self._unkept.popitem(last=False)
+            _remember_among(self._unkept, (receipt.receipt_id, name), task, receipt)
 
     async def stop(self, end: float) -> None:
         """Let the running handlers end, and give back what they hold.
@@ -383,11 +380,8 @@ class Dispatcher:
 
     def _remember(self, outcome: Outcome) -> None:
         """Be able to write it down again, where the file that it stands in is lost."""
-        if len(outcome.claim.receipt.body) > _LONGEST_REMEMBERED:
-            return
-        self._waiting[outcome.claim.key] = outcome
-        if len(self._waiting) > _REMEMBERED:
-            self._waiting.popitem(last=False)
+        claim = outcome.claim
+        _remember_among(self._waiting, claim.key, outcome, claim.receipt)
 
     def _settle_rest(self) -> None:
         rest, self._unsettled = self._unsettled, []
@@ -464,6 +458,17 @@ class Dispatcher:
                 await self._store.renew(list(self._held.values()))
             except Exception as error:  # noqa: BLE001 - without this loop leases would end
                 logger.warning("leases could not be renewed: %s", error)
+
+
+def _remember_among(
+    those: OrderedDict[tuple[str, str], R], key: tuple[str, str], one: R, receipt: Receipt
+) -> None:
+    """Remember one more, and no long one: the oldest is forgotten where they are too many."""
+    if len(receipt.body) > _LONGEST_REMEMBERED:
+        return
+    those[key] = one
+    if len(those) > _REMEMBERED:
+        those.popitem(last=False)
 
 
 def _outcome_of(
