@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from callback_peer import SUCCESS, alone, body_of, hurry, select_in, until, url_in
+from sqlalchemy import make_url
 from sqlalchemy.exc import OperationalError
 from store_support import (
     Process,
@@ -27,8 +28,11 @@ from store_support import (
 
 from qmc_async import StoreError
 from qmc_async.store import Store, sqlite_file
+from qmc_async.store.events import probe
+from qmc_async.store.group_commit import Job
 from qmc_async.store.records import Kind
 from qmc_async.store.spool_file import Spool, append
+from qmc_async.store.sqlite_database import SqliteDatabase
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -563,3 +567,19 @@ async def test_a_load_that_never_pauses(tmp_path: Path, monkeypatch: pytest.Monk
         store.unhear(restless)
         await asyncio.gather(*restless.kept)
         assert await store.keep(put_of(body_of("last")), _ignore)
+
+
+def test_a_mistake_of_ours_in_company() -> None:
+    """It fails by itself, and for good: what shares its transaction is done."""
+
+    def mistaken(*_: object) -> list[None]:
+        raise ZeroDivisionError
+
+    database = SqliteDatabase(make_url("sqlite://"), print)
+    database.open()
+    jobs = [Job(operation, None, print) for operation in (mistaken, probe)]
+    database.commit(jobs)
+    database.close()
+    assert isinstance(jobs[0].error, StoreError)
+    assert not jobs[0].error.temporary
+    assert jobs[1].error is None
